@@ -1,0 +1,327 @@
+# cython: embedsignature=True
+"""Estimate tokens by runs of character kinds. The twin is pure/estimate.py, the data weights.py.
+
+A tokenizer of the GPT family cuts text into words, numbers, punctuation and spaces before it looks
+at letters; so the length of each such run tells most of its cost. One pass, no allocation; knows
+bytes only.
+"""
+
+from libc.string cimport memchr, memcmp
+
+from fastgw._ext._scan cimport (
+    MAX_DEPTH,
+    Names,
+    close_quote,
+    compiled_names,
+    count_lower,
+    skip_space,
+)
+
+from fastgw._ext import weights
+
+cdef enum:
+    NONE = 0
+    LOWER = 1
+    UPPER = 2
+    DIGIT = 3
+    SPACE = 4
+    NEWLINE = 5
+    AFTER = 6
+    PUNCT = 7
+    LATIN = 8
+    EMOJI = 16
+    KINDS = 17
+    CAP = 16
+
+    TALK = 1
+    TOOLS = 2
+    SCHEMA = 3
+
+cdef unsigned char KIND[256]
+cdef int COST[KINDS][CAP]
+cdef int SLOPE[KINDS]
+cdef int SPACES[KINDS][2]
+cdef int LATIN_EXTRA = weights.LATIN_EXTRA
+cdef int PER_PROMPT = weights.PER_PROMPT
+cdef int PER_MESSAGE = weights.PER_MESSAGE
+cdef int PER_CALL = weights.PER_CALL
+cdef int PER_TOOLSET = weights.PER_TOOLSET
+cdef int PER_TOOL_KEY = weights.PER_TOOL_KEY
+cdef int PER_SCHEMA = weights.PER_SCHEMA
+cdef int PER_SCHEMA_KEY = weights.PER_SCHEMA_KEY
+cdef int PER_NUMBER = weights.PER_NUMBER
+cdef int SCHEMA_DEPTH = weights.SCHEMA_DEPTH
+cdef int MESSAGE_DEPTH = weights.MESSAGE_DEPTH
+
+cdef Names SECTION_NAMES = compiled_names(frozenset(weights.SECTIONS))
+cdef Names MEMBER_NAMES = compiled_names(weights.UNCOUNTED | {weights.CALL})
+cdef int SECTION[64]
+cdef int CALL
+
+
+cdef int fill_tables() except -1:
+    global CALL
+    cdef int kind, count
+    assert weights.KINDS == KINDS and weights.CAP == CAP and weights.EMOJI == EMOJI
+    for count in range(256):
+        KIND[count] = weights.KIND[count]
+    for kind in range(KINDS):
+        row, slope = weights.RUN.get(kind, ([0] * CAP, 0))
+        for count in range(CAP):
+            COST[kind][count] = row[count]
+        SLOPE[kind] = slope
+        SPACES[kind][0], SPACES[kind][1] = weights.SPACE_BEFORE.get(
+            kind, weights.SPACE_BEFORE_WORD
+        )
+    for count, name in enumerate(SECTION_NAMES.keys):
+        SECTION[count] = weights.SECTIONS[name]
+    CALL = MEMBER_NAMES.keys.index(weights.CALL)
+    return 0
+
+
+fill_tables()
+
+
+cdef inline long long run_cost(int kind, Py_ssize_t run, int following) noexcept nogil:
+    if kind == SPACE:
+        return SPACES[following][run > 1]
+    if run < CAP:
+        return COST[kind][run]
+    return COST[kind][CAP - 1] + (run - CAP + 1) * SLOPE[kind]
+
+
+cdef inline int hex_digit(unsigned char byte) noexcept nogil:
+    if c'0' <= byte <= c'9':
+        return byte - c'0'
+    if c'a' <= byte | 0x20 <= c'f':
+        return (byte | 0x20) - c'a' + 10
+    return -1
+
+
+cdef Py_ssize_t escaped_kind(
+    const unsigned char *at, const unsigned char *end, int *kind
+) noexcept nogil:
+    """Tell the kind of the character that the escape at a backslash stands for, and its size."""
+    cdef int point = 0, digit, count
+    kind[0] = PUNCT
+    if end - at < 2:
+        return 1
+    if at[1] == c'n' or at[1] == c'r':
+        kind[0] = NEWLINE
+    elif at[1] == c't':
+        kind[0] = SPACE
+    if at[1] != c'u' or end - at < 6:
+        return 2
+    for count in range(2, 6):
+        digit = hex_digit(at[count])
+        if digit < 0:
+            return 2
+        point = point << 4 | digit
+    if point < 0x80:
+        kind[0] = KIND[point]
+    elif point < 0x800:
+        kind[0] = KIND[0xC0 | point >> 6]
+    elif 0xD800 <= point <= 0xDFFF:
+        kind[0] = EMOJI if point < 0xDC00 else NONE
+    else:
+        kind[0] = KIND[0xE0 | point >> 12]
+    return 6
+
+
+cdef inline void take(
+    Meter *meter, const unsigned char *at, const unsigned char *end, bint escaped
+) noexcept nogil:
+    """Take characters; `escaped` text is what stands between the quotes of a JSON string."""
+    cdef unsigned long long units = meter.units
+    cdef Py_ssize_t run = meter.run, count
+    cdef int open_kind = meter.kind
+    cdef int kind
+    while at < end:
+        kind = KIND[at[0]]
+        count = 1
+        if kind == LOWER:
+            count = count_lower(at, end)
+            at += count
+        elif escaped and at[0] == c'\\':
+            at += escaped_kind(at, end, &kind)
+        else:
+            at += 1
+        if kind == open_kind:
+            run += count
+            continue
+        if kind == NONE:
+            continue
+        if kind == LATIN:
+            units += LATIN_EXTRA
+            kind = LOWER
+            if open_kind == LOWER:
+                run += 1
+                continue
+        if kind == NEWLINE:
+            if open_kind == AFTER:
+                run += 1
+                continue
+            if open_kind == PUNCT:
+                kind = AFTER
+        elif kind == LOWER and open_kind == UPPER:
+            # "Word" is one run; of "HTTPServer" the last capital goes with the word behind it.
+            run -= 1
+            count += 1
+        units += run_cost(open_kind, run, kind)
+        open_kind = kind
+        run = count
+    meter.units = units
+    meter.run = run
+    meter.kind = open_kind
+
+
+cdef void meter_text(
+    Meter *meter, const unsigned char *at, const unsigned char *end
+) noexcept nogil:
+    """Take UTF-8 text; it may be cut anywhere."""
+    take(meter, at, end, False)
+
+
+cdef void meter_json(
+    Meter *meter, const unsigned char *at, const unsigned char *end
+) noexcept nogil:
+    """Take the text between the quotes of a JSON string, escapes undone."""
+    take(meter, at, end, True)
+
+
+cdef void meter_close(Meter *meter) noexcept nogil:
+    """End the open run, so that the next text does not join it."""
+    meter.units += run_cost(meter.kind, meter.run, NONE)
+    meter.kind = NONE
+    meter.run = 0
+
+
+cdef unsigned long long meter_tokens(const Meter *meter) noexcept nogil:
+    """Give whole tokens, rounded up, the open run included."""
+    return (meter.units + run_cost(meter.kind, meter.run, NONE) + 99) // 100
+
+
+def text(bytes data not None):
+    """Estimate the tokens of UTF-8 text."""
+    cdef Meter meter = Meter(0, 0, NONE)
+    cdef const unsigned char *start = data
+    meter_text(&meter, start, start + len(data))
+    return meter_tokens(&meter)
+
+
+cdef bint is_data_url(const unsigned char *at, const unsigned char *end) noexcept nogil:
+    """Tell `data:image/png;base64,...`: a comma within 128 bytes, no space before it."""
+    cdef const unsigned char *comma
+    if end - at < 6 or memcmp(at, b"data:", 5) != 0:
+        return False
+    comma = <const unsigned char *>memchr(at, c',', 128 if end - at > 128 else end - at)
+    return comma != NULL and memchr(at, c' ', comma - at) == NULL
+
+
+cdef struct Walk:
+    # Where in the body the walk is.
+    Meter meter
+    int section
+    int member  # index in MEMBER_NAMES of the key whose value is read, or -1
+    int depth
+    bint talked
+    bint tooled
+    bint shaped
+    unsigned char arrays[102]  # by depth: is it an array
+
+
+cdef void walk_key(
+    Walk *walk, const unsigned char *key, const unsigned char *end
+) noexcept:
+    cdef bint exact = False
+    cdef int index
+    if walk.depth == 1:
+        index = SECTION_NAMES.find(key, end - key, &exact)
+        walk.section = SECTION[index] if index >= 0 and exact else 0
+        walk.member = -1
+        if walk.section == TALK and not walk.talked:
+            walk.talked = True
+            walk.meter.units += PER_PROMPT
+    elif walk.section == TALK:
+        index = MEMBER_NAMES.find(key, end - key, &exact)
+        walk.member = index if index >= 0 and exact else -1
+        if walk.member == CALL:
+            walk.meter.units += PER_CALL
+    elif walk.section == TOOLS:
+        walk.meter.units += PER_TOOL_KEY
+        if not walk.tooled:
+            walk.tooled = True
+            walk.meter.units += PER_TOOLSET
+    elif walk.section == SCHEMA and walk.depth >= SCHEMA_DEPTH:
+        walk.meter.units += PER_SCHEMA_KEY
+        if not walk.shaped:
+            walk.shaped = True
+            walk.meter.units += PER_SCHEMA
+
+
+cdef void walk_string(
+    Walk *walk, const unsigned char *at, const unsigned char *end
+) noexcept:
+    if walk.section == 0 or (walk.section == SCHEMA and walk.depth < SCHEMA_DEPTH):
+        return
+    if walk.section == TALK:
+        if walk.depth == 1:
+            walk.meter.units += PER_MESSAGE
+        if walk.member >= 0 and walk.member != CALL:
+            return
+        if is_data_url(at, end):
+            return
+    meter_json(&walk.meter, at, end)
+    meter_close(&walk.meter)
+
+
+def prompt(bytes body not None):
+    """Estimate the prompt tokens of a JSON request body: messages, tools, schemas.
+
+    Data URLs and other binary members count nothing: what an image or a file costs is not told by
+    its bytes. Never raises: of a body that is not JSON, or over 100 deep, what was read counts.
+    """
+    cdef const unsigned char *at = body
+    cdef const unsigned char *end = at + len(body)
+    cdef const unsigned char *start
+    cdef unsigned char byte
+    cdef Walk walk
+    walk.meter = Meter(0, 0, NONE)
+    walk.section = walk.depth = 0
+    walk.member = -1
+    walk.talked = walk.tooled = walk.shaped = False
+    walk.arrays[0] = False
+    while at < end:
+        byte = at[0]
+        if byte == c'"':
+            start = at + 1
+            at = close_quote(start, end)
+            if at == NULL:
+                break
+            if not walk.arrays[walk.depth]:
+                byte = 0
+                if skip_space(at + 1, end) < end:
+                    byte = skip_space(at + 1, end)[0]
+                if byte == c':':
+                    walk_key(&walk, start, at)
+                else:
+                    walk_string(&walk, start, at)
+            else:
+                walk_string(&walk, start, at)
+        elif byte == c'{' or byte == c'[':
+            if walk.depth == MAX_DEPTH:
+                break
+            walk.depth += 1
+            walk.arrays[walk.depth] = byte == c'['
+            if byte == c'{' and walk.depth == MESSAGE_DEPTH and walk.section == TALK:
+                walk.meter.units += PER_MESSAGE
+        elif byte == c'}' or byte == c']':
+            if walk.depth:
+                walk.depth -= 1
+            walk.member = -1
+        elif walk.section == TALK and walk.arrays[walk.depth] and c'0' <= byte <= c'9':
+            walk.meter.units += PER_NUMBER
+            while at + 1 < end and c'0' <= (at + 1)[0] <= c'9':
+                at += 1
+        at += 1
+    return meter_tokens(&walk.meter)

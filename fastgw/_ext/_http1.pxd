@@ -1,0 +1,34 @@
+"""Response heads and chunked bodies, for other compiled modules."""
+
+cdef class Head:
+    cdef readonly int status
+    cdef readonly int minor
+    cdef int fields
+    cdef bytes source
+    cdef list pairs
+    cdef readonly Py_ssize_t size
+    cdef readonly long long length
+    cdef readonly bint chunked
+    cdef readonly bint keep_alive
+    cdef readonly int idle_s
+
+
+cpdef Head parse_head(bytes buf)
+
+
+cdef class Dechunker:
+    cdef int state
+    cdef int digits
+    cdef int extension
+    cdef long long left
+    cdef readonly bytes excess
+    cdef readonly bint done
+
+    cpdef list feed(self, bytes data)
+    cpdef Py_ssize_t check(self, bytes data) except -1
+    cdef Py_ssize_t run(self, bytes data, list pieces) except -1
+    cdef int step(self, int byte) except -1
+    cdef int step_size(self, int byte) except -1
+    cdef int step_extension(self, int byte) except -1
+    cdef int step_quoted(self, int byte) except -1
+    cdef int refuse(self, str why) except -1

@@ -1,0 +1,271 @@
+"""Estimate tokens by runs of character kinds. Twin of _estimate.pyx; the data is weights.py."""
+
+from __future__ import annotations
+
+import re
+
+from fastgw._ext import weights
+from fastgw._ext.pure.scan import MAX_DEPTH, close_quote, skip_space
+from fastgw._ext.weights import (
+    AFTER,
+    DIGIT,
+    LATIN,
+    LOWER,
+    NEWLINE,
+    NONE,
+    PUNCT,
+    SPACE,
+    UPPER,
+)
+
+_BULK = 64
+"""Longer texts are costed by looking whole runs up, not run by run."""
+_LABEL = 0x40
+"""A run of spaces is marked with what follows, so that the bytes of a run alone tell its cost."""
+_SPACES = re.compile(b"\x04++(?=([%s]))" % re.escape(bytes(weights.SPACE_BEFORE)))
+_SOLE = (LOWER, DIGIT, SPACE, NEWLINE, *range(LATIN + 1, weights.KINDS))
+_TOKENS = re.compile(
+    b"\x02+\x01*|\x07+\x05*|"
+    + b"|".join(
+        re.escape(bytes((kind,))) + b"+"
+        for kind in (*_SOLE, *(_LABEL + kind for kind in weights.SPACE_BEFORE))
+    )
+)
+_LATIN_AS_LOWER = bytes.maketrans(bytes((LATIN,)), bytes((LOWER,)))
+_NO_CHARACTER = bytes(byte for byte in range(256) if weights.KIND[byte] == NONE)
+_RUNS = re.compile(rb"(.)\1*+", re.DOTALL)
+_ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|(.?))", re.DOTALL)
+_SIMPLE = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_MARK = re.compile(rb'["{}\[\]]|[0-9]++')
+_EMOJI_LEAD = b"\xf0"
+
+
+class Meter:
+    """Counts hundredths of tokens over text that comes in pieces."""
+
+    __slots__ = ("kind", "run", "units")
+
+    def __init__(self) -> None:
+        self.units = 0
+        self.kind = NONE
+        self.run = 0
+
+    def copy(self) -> Meter:
+        """Give another meter in the same state."""
+        other = Meter()
+        other.units, other.kind, other.run = self.units, self.kind, self.run
+        return other
+
+    def _end_run(self, following: int, run: int) -> None:
+        if self.kind == NONE:
+            return
+        if self.kind == SPACE:
+            one, more = weights.SPACE_BEFORE.get(following, weights.SPACE_BEFORE_WORD)
+            self.units += more if run > 1 else one
+            return
+        row, slope = weights.RUN[self.kind]
+        known = min(run, weights.CAP - 1)
+        self.units += row[known] + (run - known) * slope
+
+    def text(self, data: bytes) -> None:
+        """Take UTF-8 text; it may be cut anywhere."""
+        kinds = data.translate(weights.KIND, _NO_CHARACTER)
+        if len(kinds) > _BULK:
+            kinds = self._take_inner(kinds)
+        for match in _RUNS.finditer(kinds):
+            self._take(match[1][0], match.end() - match.start())
+
+    def _take_inner(self, kinds: bytes) -> bytes:
+        # All but the first and the last token, which may join what was before and comes behind;
+        # gives what is left to take.
+        marked = _SPACES.sub(_mark, kinds.translate(_LATIN_AS_LOWER))
+        tokens = _TOKENS.findall(marked)
+        if len(tokens) < 3:
+            return kinds
+        self.units += kinds.count(LATIN) * weights.LATIN_EXTRA
+        first = tokens[0].translate(_UNMARKED)
+        for match in _RUNS.finditer(first):
+            self._take(match[1][0], match.end() - match.start())
+        self._end_run(tokens[1][0], self.run)
+        self.units += sum(map(_COSTS.__getitem__, tokens[1:-1]))
+        self.kind = NONE
+        return bytes(tokens[-1])
+
+    def _take(self, kind: int, count: int) -> None:
+        if kind == LATIN:
+            self.units += weights.LATIN_EXTRA * count
+            kind = LOWER
+        if kind == self.kind or (kind == NEWLINE and self.kind == AFTER):
+            self.run += count
+            return
+        if kind == NEWLINE and self.kind == PUNCT:
+            kind = AFTER
+        if kind == LOWER and self.kind == UPPER:
+            # "Word" is one run; of "HTTPServer" the last capital goes with the word behind it.
+            self.run -= 1
+            count += 1
+        following = NEWLINE if kind == AFTER else kind
+        self._end_run(following, self.run)
+        self.kind = kind
+        self.run = count
+
+    def json(self, data: bytes) -> None:
+        """Take the text between the quotes of a JSON string, escapes undone."""
+        self.text(_ESCAPE.sub(_unescape, data) if b"\\" in data else data)
+
+    def close(self) -> None:
+        """End the open run, so that the next text does not join it."""
+        self._end_run(NONE, self.run)
+        self.kind = NONE
+        self.run = 0
+
+    def tokens(self) -> int:
+        """Give whole tokens, rounded up, the open run included."""
+        end = self.copy()
+        end.close()
+        return -(-end.units // 100)
+
+
+def _mark(match: re.Match[bytes]) -> bytes:
+    return bytes((_LABEL + match[1][0],)) * len(match[0])
+
+
+_UNMARKED = bytes(SPACE if kind > _LABEL else kind for kind in range(256))
+
+
+class _TokenCosts(dict[bytes, int]):
+    """What tokens cost that do not depend on their neighbours; filled as they are met."""
+
+    def __missing__(self, token: bytes) -> int:
+        meter = Meter()
+        if token[0] > _LABEL:
+            one, more = weights.SPACE_BEFORE[token[0] - _LABEL]
+            meter.units = more if len(token) > 1 else one
+        else:
+            for match in _RUNS.finditer(token):
+                meter._take(match[1][0], match.end() - match.start())  # noqa: SLF001
+            meter.close()
+        if len(token) < _BULK:
+            self[token] = meter.units
+        return meter.units
+
+
+_COSTS = _TokenCosts()
+
+
+def _unescape(match: re.Match[bytes]) -> bytes:
+    # Only the kind matters, so the first byte of the character's UTF-8 form is enough.
+    if match[1] is None:
+        return _SIMPLE.get(match[2], b"\\")
+    point = int(match[1], 16)
+    if point < 0x80:
+        return bytes((point,))
+    if 0xD800 <= point <= 0xDFFF:
+        return _EMOJI_LEAD if point < 0xDC00 else b""
+    return bytes((0xC0 | point >> 6 if point < 0x800 else 0xE0 | point >> 12,))
+
+
+def text(data: bytes) -> int:
+    """Estimate the tokens of UTF-8 text."""
+    meter = Meter()
+    meter.text(data)
+    return meter.tokens()
+
+
+def _is_data_url(data: bytes) -> bool:
+    if len(data) < 6 or not data.startswith(b"data:"):
+        return False
+    comma = data.find(b",", 0, 128)
+    return comma >= 0 and b" " not in data[:comma]
+
+
+class _Walk:
+    """Where in the body the walk is."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+        self.section = 0
+        self.skipped = False
+        self.arrays = [False]
+        self.seen: set[int] = set()
+
+    @property
+    def depth(self) -> int:
+        return len(self.arrays) - 1
+
+    def _once(self, section: int, units: int) -> None:
+        if section not in self.seen:
+            self.seen.add(section)
+            self.meter.units += units
+
+    def key(self, name: bytes) -> None:
+        if self.depth == 1:
+            self.section = weights.SECTIONS.get(name, 0)
+            self.skipped = False
+            if self.section == weights.TALK:
+                self._once(weights.TALK, weights.PER_PROMPT)
+        elif self.section == weights.TALK:
+            self.skipped = name in weights.UNCOUNTED
+            if name == weights.CALL:
+                self.meter.units += weights.PER_CALL
+        elif self.section == weights.TOOLS:
+            self._once(weights.TOOLS, weights.PER_TOOLSET)
+            self.meter.units += weights.PER_TOOL_KEY
+        elif self.section == weights.SCHEMA and self.depth >= weights.SCHEMA_DEPTH:
+            self._once(weights.SCHEMA, weights.PER_SCHEMA)
+            self.meter.units += weights.PER_SCHEMA_KEY
+
+    def string(self, data: bytes) -> None:
+        if self.section == 0:
+            return
+        if self.section == weights.SCHEMA and self.depth < weights.SCHEMA_DEPTH:
+            return
+        if self.section == weights.TALK:
+            if self.depth == 1:
+                self.meter.units += weights.PER_MESSAGE
+            if self.skipped or _is_data_url(data):
+                return
+        self.meter.json(data)
+        self.meter.close()
+
+    def enter(self, is_array: bool) -> None:
+        self.arrays.append(is_array)
+        if not is_array and self.depth == weights.MESSAGE_DEPTH and self.section == weights.TALK:
+            self.meter.units += weights.PER_MESSAGE
+
+    def leave(self) -> None:
+        if self.depth:
+            self.arrays.pop()
+        self.skipped = False
+
+
+def prompt(body: bytes) -> int:
+    """Estimate the prompt tokens of a JSON request body: messages, tools, schemas.
+
+    Data URLs and other binary members count nothing: what an image or a file costs is not told by
+    its bytes. Never raises: of a body that is not JSON, or over 100 deep, what was read counts.
+    """
+    walk = _Walk()
+    at = 0
+    while (match := _MARK.search(body, at)) is not None:
+        at = match.end()
+        mark = match[0]
+        if mark == b'"':
+            quote = close_quote(body, at)
+            if quote < 0:
+                break
+            colon = skip_space(body, quote + 1)
+            if not walk.arrays[-1] and body[colon : colon + 1] == b":":
+                walk.key(body[at:quote])
+            else:
+                walk.string(body[at:quote])
+            at = quote + 1
+        elif mark in (b"{", b"["):
+            if walk.depth == MAX_DEPTH:
+                break
+            walk.enter(mark == b"[")
+        elif mark in (b"}", b"]"):
+            walk.leave()
+        elif walk.section == weights.TALK and walk.arrays[-1]:
+            walk.meter.units += weights.PER_NUMBER
+    return walk.meter.tokens()

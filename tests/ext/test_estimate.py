@@ -1,0 +1,202 @@
+"""The estimator tells tokens closely enough to reserve by, from any bytes, without failing."""
+
+from __future__ import annotations
+
+import json
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.corpora import recordings
+
+# The worst day: a body made to cost nothing, one made to break the reader, a picture as text.
+
+
+def test_no_text_is_free(build):
+    """More text never costs less: nothing can be hidden by what stands around it."""
+    for text in ("word " * 1000, "\\" * 999, "a" * 5000, "0" * 900, "你好" * 400, "\n" * 500):
+        body = json.dumps({"messages": [{"role": "user", "content": text}]}).encode()
+        grown = json.dumps({"messages": [{"role": "user", "content": text + " and more"}]}).encode()
+        assert build.estimate.prompt(grown) > build.estimate.prompt(body) > 7
+
+
+def test_broken_and_deep_bodies_are_read_as_far_as_they_go(build):
+    """Never an error: what was read counts."""
+    for body in (b"", b"{", b"}" * 9, b'{"messages":["', b"[" * 1_000_000, b'{"a":' * 100_000):
+        assert build.estimate.prompt(body) <= 8
+    cut = orjson.dumps({"messages": [{"content": "one two three"}]})[:-2]
+    assert build.estimate.prompt(cut) >= 10
+
+
+def test_a_data_url_is_no_text(build):
+    """Pictures, sounds and files inside a body do not count by their bytes."""
+    picture = "data:image/png;base64," + "iVBORw0KGgo" * 10_000
+
+    def cost(*parts):
+        return build.estimate.prompt(
+            orjson.dumps({"messages": [{"role": "user", "content": [*parts]}]})
+        )
+
+    text = {"type": "text", "text": "What is this?"}
+    for part in (
+        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "image_url", "image_url": picture},
+        {"type": "input_audio", "input_audio": {"data": "UklGR" * 9999, "format": "wav"}},
+        {"type": "file", "file": {"file_data": picture}},
+        {"type": "text", "text": picture},
+        {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo" * 10_000}},
+    ):
+        assert cost(text, part) == cost(text)
+    prose = {"type": "text", "text": "data: " + "a table of numbers, " * 50}
+    assert cost(text, prose) > 150
+
+
+# Text.
+
+
+def test_text_is_close_to_a_tokenizer(build):
+    """A few plain texts, with the counts that o200k_base gives them."""
+    for text, tokens in (
+        ("", 0),
+        ("Hello", 1),
+        ("Hello, world!", 4),
+        ("The quick brown fox jumps over the lazy dog.", 10),
+        ("def main(argv: list[str]) -> int:\n    return 0\n", 15),
+        ("2024-01-31 12:34:56", 12),
+        ("Der schnelle braune Fuchs springt über den faulen Hund.", 14),
+        ("Быстрая коричневая лиса прыгает через ленивую собаку.", 20),
+        ("你好世界今天天气很好我们去公园", 10),
+    ):
+        assert build.estimate.text(text.encode()) == pytest.approx(tokens, rel=0.25, abs=1)
+
+
+def test_escapes_are_undone(build):
+    """The same text costs the same, escaped as ASCII or not."""
+    text = 'Grüße\n\t"quoted" \\ 😀 你好 Привет / \u2028 ok'
+    costs = {
+        build.estimate.prompt(json.dumps({"prompt": text}, ensure_ascii=ascii_).encode())
+        for ascii_ in (True, False)
+    }
+    costs.add(build.estimate.prompt(json.dumps({"prompt": text}).replace("/", "\\/").encode()))
+    assert len(costs) == 1
+    assert costs.pop() == build.estimate.text(text.encode()) + 7
+
+
+# Prompts.
+
+
+def test_what_of_a_request_reaches_the_model(build):
+    """Messages, tools and schemas count; parameters and marks do not."""
+    base = {"messages": [{"role": "user", "content": "Say hello."}]}
+
+    def cost(**more):
+        return build.estimate.prompt(orjson.dumps({**base, **more}))
+
+    assert build.estimate.prompt(orjson.dumps(base)) == build.estimate.text(b"Say hello.") + 7
+    assert cost(model="x" * 99, user="a b c", temperature=1, metadata={"a": "b"}) == cost()
+    tool = {"type": "function", "function": {"name": "f", "description": "Tells the time."}}
+    assert cost(tools=[tool]) > cost() + 24
+    assert cost(tools=[tool, tool]) < cost(tools=[tool]) + 24
+    assert cost(tools=[]) == cost()
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    assert cost(response_format={"type": "json_schema", "json_schema": {"schema": schema}}) > (
+        cost() + 16
+    )
+    assert cost(response_format={"type": "json_object"}) == cost()
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    answer = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert cost(messages=[*base["messages"], answer]) > cost() + 4 + 8
+
+
+def test_other_apis_count_too(build):
+    """Input strings, token arrays, Anthropic's and Gemini's messages."""
+    assert build.estimate.prompt(b'{"input": "Say hello."}') == (
+        build.estimate.text(b"Say hello.") + 7
+    )
+    assert build.estimate.prompt(b'{"input": [1, 22, 333]}') == 3 + 3
+    assert build.estimate.prompt(b'{"input": [[1, 2], [3]]}') == 3 + 3
+    assert build.estimate.prompt(b'{"n": [1, 2]}') == 0
+    for body in (
+        {"system": "Be kind.", "messages": [{"role": "user", "content": [{"text": "Hi there."}]}]},
+        {
+            "systemInstruction": {"parts": [{"text": "Be kind."}]},
+            "contents": [{"parts": [{"text": "Hi there."}]}],
+        },
+    ):
+        assert 11 <= build.estimate.prompt(orjson.dumps(body)) <= 18
+
+
+def test_recorded_prompts_of_openai(build):
+    """Over the recorded text-only chats the error is 10 % at the median, 30 % at the 95th."""
+    beside = {"vision", "audio", "document", "video", "server_tools", "request_truncated"}
+    errors = []
+    for exchange in recordings("openai", "chat_completions"):
+        body, response = exchange["request"]["body"], exchange["response"]
+        if response["framing"] != "json" or beside & set(exchange["features"]):
+            continue
+        usage = orjson.loads(response["body"]).get("usage")
+        if usage and isinstance(body, dict):
+            reported = usage["prompt_tokens"]
+            errors.append(abs(build.estimate.prompt(orjson.dumps(body)) / reported - 1))
+    errors.sort()
+    assert len(errors) > 100
+    assert errors[len(errors) // 2] <= 0.10
+    assert errors[int(len(errors) * 0.95)] <= 0.30
+
+
+# Properties.
+
+awkward = st.text(
+    st.sampled_from('aZé中ひ한д1 \n\t.,"\\/{}[]:😀u\u05d0\u0e01\u2028\x00')
+    | st.characters(codec="utf-8"),
+    max_size=200,
+)
+json_like = st.recursive(
+    awkward | st.integers() | st.none() | st.sampled_from(["data:a/b;base64,xx", "data:"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["content", "text", "type", "arguments", "role", "url", "schema", "name"]
+            )
+            | awkward,
+            inner,
+        )
+    ),
+    max_leaves=10,
+)
+sections = st.sampled_from(
+    ["messages", "input", "tools", "response_format", "prompt", "model", "text", "n"]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(awkward.map(str.encode) | st.binary(max_size=150))
+def test_the_twins_agree_on_text(twins, data):
+    """Same count for any bytes."""
+    compiled, pure = twins
+    assert compiled.estimate.text(data) == pure.estimate.text(data)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(sections, json_like, max_size=4), st.booleans(), st.data())
+def test_the_twins_agree_on_prompts(twins, body, ascii_, data):
+    """Same count for any body, whole, cut, or damaged."""
+    compiled, pure = twins
+    raw = json.dumps(body, ensure_ascii=ascii_).encode()
+    at = data.draw(st.integers(0, len(raw)))
+    damaged = raw[:at] + data.draw(st.sampled_from([b"", b'"', b"\\", b"]", b"{"])) + raw[at + 1 :]
+    for text in (raw, raw[:at], damaged):
+        assert compiled.estimate.prompt(text) == pure.estimate.prompt(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(awkward, max_size=8))
+def test_deltas_cost_what_their_text_costs(build, deltas):
+    """The tap's count does not depend on where the deltas were cut."""
+    tap = build.sse.Tap()
+    for delta in deltas:
+        tap.feed(b"data: " + json.dumps({"content": delta}).encode() + b"\n\n")
+    assert tap.text_tokens == build.estimate.text("".join(deltas).encode())
