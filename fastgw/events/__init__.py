@@ -1,0 +1,1 @@
+"""One record per exchange, on its way out of the process. Never blocks the flow."""

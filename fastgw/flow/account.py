@@ -1,0 +1,124 @@
+"""account: what the exchange used, what it cost, and the one record of it."""
+
+from __future__ import annotations
+
+import time
+
+from fastgw import catalog
+from fastgw.domain import Usage, UsageRecord
+from fastgw.errors import ClientGone
+from fastgw.flow.context import Context
+from fastgw.flow.exchange import Exchange
+
+_NOTHING = Usage()
+
+
+def count(exchange: Exchange) -> None:
+    """Fill in usage and cost from what is known so far. A price is that of the request's start."""
+    usage, exchange.usage_source = _usage(exchange)
+    exchange.usage = usage
+    deployment = exchange.deployment
+    if deployment is not None and deployment.price is not None:
+        exchange.cost_nano = catalog.cost(usage, deployment.price)
+
+
+def _usage(exchange: Exchange) -> tuple[Usage, str]:
+    translator = exchange.translator
+    if translator is None:
+        return _NOTHING, "reported"
+    reported = translator.usage()
+    if reported is not None:
+        return reported, "reported"
+    if not exchange.first_content:
+        # Nothing reached the client: only what the provider reported is billed.
+        return _NOTHING, "reported"
+    counted = Usage(
+        input_tokens=exchange.prompt_estimate, output_tokens=translator.delivered_tokens
+    )
+    return counted, "estimated" if exchange.error is None else "partial"
+
+
+def account(exchange: Exchange, context: Context) -> None:
+    """Close the exchange: its metrics, and its record once a principal is known."""
+    exchange.ended = time.monotonic_ns()
+    if exchange.usage is None:
+        count(exchange)
+    _measure(exchange, context)
+    if exchange.principal is not None:
+        context.record(make_record(exchange))
+
+
+def make_record(exchange: Exchange) -> UsageRecord:
+    """Give the record of an exchange that has ended."""
+    principal, deployment, usage = exchange.principal, exchange.deployment, exchange.usage
+    assert principal is not None
+    assert usage is not None
+    return UsageRecord(
+        id=exchange.id,
+        request_id=exchange.request_id,
+        created_at=exchange.created_at,
+        key_id=principal.key_id,
+        user_id=principal.user_id,
+        team_id=principal.team_id,
+        org_id=principal.org_id,
+        tags=exchange.tags,
+        endpoint=exchange.endpoint,
+        requested_model=exchange.requested_model,
+        provider=deployment.provider.name if deployment is not None else "",
+        upstream_model=deployment.model if deployment is not None else "",
+        status=record_status(exchange),
+        attempts=exchange.attempts,
+        stream=exchange.stream,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_tokens=usage.cached_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        cost_nano=exchange.cost_nano or 0,
+        usage_source=exchange.usage_source,
+        duration_ms=(exchange.ended - exchange.started) // 1_000_000,
+        ttft_ms=_ttft_ms(exchange),
+        overhead_us=(exchange.sent - exchange.started) // 1000 if exchange.sent else 0,
+        error_code=exchange.error.code if exchange.error is not None else None,
+    )
+
+
+def record_status(exchange: Exchange) -> int:
+    """Give the status that is true of the whole exchange: a stream that broke was no success."""
+    if exchange.error is not None and (
+        not exchange.status or exchange.status < 400 or isinstance(exchange.error, ClientGone)
+    ):
+        return exchange.error.status
+    return exchange.status
+
+
+def _ttft_ms(exchange: Exchange) -> int | None:
+    if not exchange.first_content or not exchange.sent:
+        return None
+    return (exchange.first_content - exchange.sent) // 1_000_000
+
+
+def _measure(exchange: Exchange, context: Context) -> None:
+    """Count the exchange into the metrics."""
+    usage, deployment = exchange.usage, exchange.deployment
+    assert usage is not None
+    context.metrics.exchange(
+        endpoint=exchange.endpoint,
+        provider=deployment.provider.name if deployment is not None else "",
+        model=exchange.model.name if exchange.model is not None else "",
+        status=record_status(exchange),
+        code=exchange.error.code if exchange.error is not None else "",
+        seconds=(exchange.ended - exchange.started) / 1e9,
+        upstream_seconds=(exchange.ended - exchange.sent) / 1e9 if exchange.sent else None,
+        overhead_seconds=(exchange.sent - exchange.started) / 1e9 if exchange.sent else None,
+        ttft_seconds=(
+            (exchange.first_content - exchange.sent) / 1e9
+            if exchange.stream and exchange.first_content and exchange.sent
+            else None
+        ),
+        usage=usage,
+        cost_nano=exchange.cost_nano or 0,
+        owner=context.metrics.owner_values(
+            exchange.principal.key_id if exchange.principal is not None else None, exchange.tags
+        ),
+    )

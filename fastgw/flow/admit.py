@@ -1,0 +1,131 @@
+"""admit: may this request be served. Reads of the body what policy needs, and nothing else.
+
+Limits and budgets are checked and reserved here as well, all in one step; the estimate of the
+prompt that they need is made here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastgw._ext import estimate, scan
+from fastgw.domain import Alias, Principal
+from fastgw.errors import InvalidJSON, InvalidRequest
+from fastgw.flow.context import Context
+from fastgw.flow.exchange import Exchange
+from fastgw.wire import json
+
+POLICY_KEYS = frozenset(
+    {
+        b"model",
+        b"stream",
+        b"stream_options",
+        b"max_tokens",
+        b"max_completion_tokens",
+        b"max_output_tokens",
+        b"n",
+        b"best_of",
+        b"service_tier",
+        b"tools",
+        b"store",
+        b"background",
+        b"metadata",
+        b"user",
+    }
+)
+"""Top-level keys that policy reads; each must occur once and unescaped, so that policy and the
+provider cannot read two different values."""
+
+_COUNTS = (b"max_tokens", b"max_completion_tokens", b"max_output_tokens", b"n", b"best_of")
+_SCAN_MESSAGES = {
+    "not_json": "the body is not valid JSON",
+    "not_object": "the body must be one JSON object",
+    "trailing": "there is something after the JSON object",
+    "too_deep": "the body is nested more than 100 deep",
+}
+
+
+def admit(exchange: Exchange, context: Context, body: bytes) -> None:
+    """Read the body's policy fields, resolve the model and check that the key may use it."""
+    principal = exchange.principal
+    assert principal is not None
+    exchange.body = body
+    exchange.spans = spans = _scan(body)
+    name = _read(exchange, b"model")
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest("model must be a non-empty string", param="model")
+    exchange.requested_model = name
+    exchange.stream = _read_stream(exchange)
+    if b"stream_options" in spans:
+        _check_stream_options(exchange)
+    for key in _COUNTS:
+        if key in spans:
+            _check_count(exchange, key)
+    model, alias = context.directory.resolve(name, exchange.pinned)
+    context.directory.permit(principal, name, model)
+    exchange.model = model
+    exchange.tags = _tags(exchange, principal, alias)
+    exchange.prompt_estimate = estimate.prompt(body)
+
+
+def _tags(exchange: Exchange, principal: Principal, alias: Alias | None) -> dict[str, str]:
+    """Merge the tags of caller, alias and key; the key's own always win."""
+    asked = exchange.headers.get("x-fastgw-tags")
+    if asked is None and alias is None:
+        return principal.tags
+    tags = {}
+    for pair in filter(None, (asked or "").split(",")):
+        name, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not name or not value.isprintable():
+            raise InvalidRequest("x-fastgw-tags must be name=value,…", param="x-fastgw-tags")
+        if name not in principal.client_tags:
+            raise InvalidRequest(
+                f"this key may not set the tag {name!r}", param=f"x-fastgw-tags.{name}"
+            )
+        tags[name] = value
+    return {**tags, **(alias.tags if alias is not None else {}), **principal.tags}
+
+
+def _scan(body: bytes) -> dict[bytes, tuple[int, int]]:
+    try:
+        return scan.top_level(body, POLICY_KEYS)
+    except scan.ScanError as exc:
+        key = (exc.key or b"").decode()
+        if exc.reason == "duplicate":
+            raise InvalidRequest(f"{key} occurs more than once", param=key) from exc
+        if exc.reason == "escaped":
+            raise InvalidRequest(f"the name of {key} must not be escaped", param=key) from exc
+        raise InvalidJSON(_SCAN_MESSAGES[exc.reason]) from exc
+
+
+def _read(exchange: Exchange, key: bytes) -> Any:
+    """Give the value of a top-level key, None when it is absent."""
+    span = exchange.spans.get(key)
+    if span is None:
+        return None
+    try:
+        return json.loads(exchange.body[span[0] : span[1]])
+    except ValueError as exc:
+        raise InvalidJSON(f"the value of {key.decode()} is not valid JSON") from exc
+
+
+def _read_stream(exchange: Exchange) -> bool:
+    stream = _read(exchange, b"stream")
+    if stream is None or stream is False:
+        return False
+    if stream is True:
+        return True
+    raise InvalidRequest("stream must be true or false", param="stream")
+
+
+def _check_stream_options(exchange: Exchange) -> None:
+    options = _read(exchange, b"stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise InvalidRequest("stream_options must be an object", param="stream_options")
+
+
+def _check_count(exchange: Exchange, key: bytes) -> None:
+    value = _read(exchange, key)
+    if value is not None and (type(value) is not int or value < 0):
+        name = key.decode()
+        raise InvalidRequest(f"{name} must be a whole number", param=name)

@@ -1,0 +1,39 @@
+"""What the stages may look at besides the exchange; the composition root makes one a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastgw._ext import ids
+from fastgw.domain import Secret, UsageRecord
+from fastgw.flow.directory import Directory
+from fastgw.flow.keys import KeyCache
+from fastgw.metrics import Metrics
+from fastgw.wire import apikey
+
+
+class Context:
+    """The current snapshot and the worker's own tools; `directory` is swapped whole on a change."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyCache,
+        directory: Directory,
+        metrics: Metrics,
+        record: Callable[[UsageRecord], None],
+    ) -> None:
+        self.ids = ids.Source("fgx_")
+        self.keys = keys
+        self.directory = directory
+        self.metrics = metrics
+        self.record = record
+        self.anonymous: bytes | None = None
+        """Digest of the key that serves clients which send none."""
+        self.anonymous_remote = False
+        """Whether it serves clients on other machines too."""
+
+    def set_anonymous(self, key: Secret | None, *, remote: bool) -> None:
+        """Say which key serves clients that send none, if any."""
+        self.anonymous = apikey.digest(key.reveal()) if key is not None else None
+        self.anonymous_remote = remote

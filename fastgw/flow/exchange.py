@@ -1,0 +1,117 @@
+"""The one record that travels through the stages: a client request and its answer, whole life."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fastgw.domain import Deployment, Model, Principal, Usage, now_ms
+from fastgw.errors import GatewayError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastgw.providers.record import ProviderType, Translator
+
+
+class LoadKey(msgspec.Struct, frozen=True):
+    """Wait: the principal behind this digest must be read from the store."""
+
+    digest: bytes
+
+
+Wait = LoadKey
+"""What a stage may wait for."""
+
+
+class Exchange:
+    """Facts about one exchange; each stage fills in its own part.
+
+    Times: `created_at` is epoch milliseconds; `started`, `sent`, `first_content` and `ended` are
+    monotonic nanoseconds, 0 while they have not happened.
+    """
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "candidates",
+        "client_api",
+        "cost_nano",
+        "created_at",
+        "deployment",
+        "digest",
+        "ended",
+        "endpoint",
+        "error",
+        "first_content",
+        "headers",
+        "id",
+        "model",
+        "peer",
+        "pinned",
+        "principal",
+        "prompt_estimate",
+        "provider_type",
+        "request_id",
+        "requested_model",
+        "sent",
+        "spans",
+        "started",
+        "status",
+        "stream",
+        "tags",
+        "translator",
+        "upstream_path",
+        "usage",
+        "usage_source",
+    )
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - the contract's name
+        endpoint: str,
+        client_api: str,
+        headers: Mapping[str, str],
+        pinned: str | None = None,
+    ) -> None:
+        # accept
+        self.id = id
+        self.request_id = id
+        self.endpoint = endpoint
+        self.client_api = client_api
+        self.headers = headers
+        self.pinned = pinned
+        self.created_at = now_ms()
+        self.started = time.monotonic_ns()
+        self.digest = b""
+        self.peer = ""
+        """The client's address, `unix` for a Unix socket; only known where somebody needs it."""
+        # authenticate
+        self.principal: Principal | None = None
+        # admit
+        self.body = b""
+        self.spans: dict[bytes, tuple[int, int]] = {}
+        self.requested_model = ""
+        self.model: Model | None = None
+        self.stream = False
+        self.tags: dict[str, str] = {}
+        self.prompt_estimate = 0
+        # route
+        self.candidates: tuple[Deployment, ...] = ()
+        # translate
+        self.deployment: Deployment | None = None
+        self.provider_type: ProviderType | None = None
+        self.translator: Translator | None = None
+        self.attempts = 0
+        # relay
+        self.sent = 0
+        self.first_content = 0
+        self.status = 0
+        # account
+        self.ended = 0
+        self.error: GatewayError | None = None
+        self.usage: Usage | None = None
+        self.usage_source = ""
+        self.cost_nano: int | None = None
