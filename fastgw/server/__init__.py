@@ -1,0 +1,1 @@
+"""The composition root: wires the rooms, serves them, reloads and drains them."""

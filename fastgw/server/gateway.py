@@ -1,0 +1,327 @@
+"""One worker: everything that serves requests in one process, made, kept up to date and let go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from fastgw import __version__, _ext, logs
+from fastgw._ext import counters
+from fastgw.admin import make_admin
+from fastgw.config import Settings
+from fastgw.domain import Principal, UsageRecord
+from fastgw.errors import GatewayError, InvalidAPIKey, StoreUnavailable
+from fastgw.events.writer import UsageWriter
+from fastgw.flow.context import Context
+from fastgw.flow.directory import Directory
+from fastgw.flow.exchange import LoadKey
+from fastgw.flow.keys import KeyCache
+from fastgw.metrics import Collector, Metrics
+from fastgw.server.changes import Changes
+from fastgw.server.checks import server_context
+from fastgw.server.http import GatewayServer, Handler, name_server
+from fastgw.server.jobs import Jobs
+from fastgw.server.listen import BACKLOG
+from fastgw.server.routes import add_routes, hot_routes
+from fastgw.server.secrets import open_secrets
+from fastgw.server.snapshot import read_directory
+from fastgw.server.standard import StandardLane
+from fastgw.server.tasks import cancel, spawn
+from fastgw.storage import open_store
+from fastgw.storage.sql import keys as key_rows
+from fastgw.storage.sql import usage as usage_rows
+from fastgw.upstream import Pool
+
+log = structlog.get_logger(__name__)
+
+_TICK_S = 0.05
+_HANDLES = 8
+"""Of a listening socket, in one worker."""
+_MOST_TURNS = 1000
+
+
+class Gateway:
+    """A worker's whole inside. `start`, then requests are served; `drain`, then it is empty."""
+
+    def __init__(self, settings: Settings, board: counters.Board, number: int) -> None:
+        self.settings = settings
+        self._board = board
+        self._number = number
+        self._stack = AsyncExitStack()
+        self._loads: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self._servers: list[GatewayServer] = []
+        self._listeners: list[asyncio.Server] = []
+        self._draining = False
+        self._started_at = time.time()
+        self._registry = CollectorRegistry(auto_describe=False)
+
+    # -- making ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, read the snapshot, make the lanes. Nothing listens yet."""
+        try:
+            await self._open()
+            await self._catch_up()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _open(self) -> None:
+        settings = self.settings
+        self._secrets = open_secrets(settings)
+        self.store = await open_store(settings.database.url.reveal(), migrate=False)
+        self._stack.push_async_callback(self.store.close)
+        self.writer = UsageWriter(
+            lambda records: usage_rows.insert_batch(self.store, records), self._secrets.folder
+        )
+        self._stack.push_async_callback(self.writer.close)
+        self.metrics = Metrics(
+            self._board.slot(self._number),
+            known_model=lambda name: name in self.context.directory.names,
+            key_label=settings.metrics.key_label,
+            tag_labels=settings.metrics.tag_labels,
+        )
+        self._registry.register(Collector(self._board))
+        keys = KeyCache(time.monotonic, self.metrics.key_cache_events)
+        self._changes = Changes(self.store, keys, self.refresh)
+        await self._changes.start()  # before anything is read that it will keep true
+        self.context = Context(
+            keys=keys,
+            directory=await self._read_directory(),
+            metrics=self.metrics,
+            record=self._record,
+        )
+        self._jobs = Jobs(self.store, settings)
+        self._apply_settings()
+        self._pool = Pool(asyncio.get_running_loop())
+        self._stack.push_async_callback(self._pool.close)
+        self.lane = StandardLane(
+            self.context,
+            self._pool,
+            self.load_key,
+            max_body_bytes=settings.server.max_body_bytes,
+            body_timeout_s=settings.server.body_timeout_s,
+        )
+        await self._make_servers()
+
+    async def _catch_up(self) -> None:
+        """Write what an earlier process could not, and begin to follow the store."""
+        self.writer.start()
+        loaded = await self.writer.load_spilled()
+        if loaded:
+            log.info("spilled_usage_loaded", records=loaded)
+        self._stack.push_async_callback(cancel, spawn(self._changes.run(), "changes"))
+        if self._number == 0:
+            self._stack.push_async_callback(cancel, spawn(self._jobs.run(), "jobs"))
+
+    async def _make_servers(self) -> None:
+        """Make the data plane's server, and the admin API's: the same one, or one of its own."""
+        settings = self.settings
+        admin = make_admin(self.store, self._secrets.jwt_secret)
+        app = web.Application(client_max_size=settings.server.max_body_bytes)
+        if settings.admin.listen is None:
+            app.add_subapp("/admin", admin)
+        else:
+            apart = web.Application()
+            apart.add_subapp("/admin", admin)
+            self._admin_server = await self._make_server(apart, {})
+        add_routes(app, self)
+        self._server = await self._make_server(app, hot_routes(self))
+
+    async def _make_server(self, app: web.Application, hot: dict[str, Handler]) -> GatewayServer:
+        app.on_response_prepare.append(name_server)
+        runner = web.AppRunner(app, handle_signals=False, access_log=None)
+        await runner.setup()
+        self._stack.push_async_callback(runner.cleanup)
+        server = GatewayServer(
+            app,
+            hot,
+            auto_decompress=False,  # a compressed body is refused, by a header that is still there
+            keepalive_timeout=self.settings.server.keepalive_timeout_s,
+        )
+        self._servers.append(server)
+        return server
+
+    async def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Begin to take connections; with `admin.listen` the last socket is the admin API's."""
+        tls = self.settings.server.tls
+        context = server_context(tls) if tls is not None else None
+        for number, sock in enumerate(sockets, 1):
+            apart = self.settings.admin.listen is not None and number == len(sockets)
+            await self._accept(self._admin_server if apart else self._server, sock, context)
+
+    async def _accept(
+        self, server: GatewayServer, sock: socket.socket, context: ssl.SSLContext | None
+    ) -> None:
+        # libuv takes one connection from a handle in each turn of the loop, and a turn of a busy
+        # worker is long: 500 newcomers beside 300 busy clients waited 4 s, and wait 1 s with 8.
+        handshake_s = self.settings.server.header_timeout_s
+        for handle in (sock, *(sock.dup() for _ in range(_HANDLES - 1))):
+            self._listeners.append(
+                await asyncio.get_running_loop().create_server(
+                    server,
+                    sock=handle,
+                    backlog=BACKLOG,
+                    ssl=context,
+                    ssl_handshake_timeout=handshake_s if context is not None else None,
+                )
+            )
+
+    # -- keeping up to date ---------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Read the directory again and swap it in; a failure leaves the old one serving.
+
+        Raises StoreUnavailable, after which trying again can help.
+        """
+        try:
+            self.context.directory = await self._read_directory()
+        except StoreUnavailable:
+            raise
+        except GatewayError as exc:
+            log.error("directory_not_refreshed", reason=exc.message)  # noqa: TRY400 - says it all
+        except Exception:
+            log.exception("directory_not_refreshed")  # rows can be written by anybody
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Serve by new settings, as far as they can change without a restart.
+
+        The directory follows as soon as the store can be read.
+        """
+        self.settings = settings
+        logs.configure(settings.logs)
+        self._apply_settings()
+        self._changes.demand()
+
+    def _apply_settings(self) -> None:
+        settings = self.settings
+        self._jobs.settings = settings
+        self._log_request = logs.request_line(enabled=settings.logs.requests)
+        self.context.set_anonymous(
+            settings.auth.anonymous_key, remote=settings.auth.anonymous_remote
+        )
+        self.context.keys.configure(
+            settings.keys.cache_size, settings.keys.negative_ttl_s, settings.keys.max_stale_s
+        )
+
+    async def load_key(self, wait: LoadKey) -> None:
+        """Read a principal into the cache; concurrent requests for one key read it once."""
+        digest = wait.digest
+        load = self._loads.get(digest)
+        if load is None:
+            self.context.keys.check_load()
+            load = asyncio.get_running_loop().create_task(self._load_key(digest), name="load-key")
+            self._loads[digest] = load
+            load.add_done_callback(partial(self._loaded, digest))
+        if await asyncio.shield(load) is None:  # one client that leaves must not fail the others
+            raise InvalidAPIKey("this key is unknown or disabled")
+
+    def _loaded(self, digest: bytes, load: asyncio.Task[Principal | None]) -> None:
+        del self._loads[digest]
+        if not load.cancelled():
+            load.exception()  # who waited has it; if all have left it concerns nobody
+
+    async def _load_key(self, digest: bytes) -> Principal | None:
+        keys = self.context.keys
+        while True:
+            epoch = keys.epoch
+            principal = await key_rows.find_by_hash(self.store, digest)
+            if epoch == keys.epoch:  # else it may have changed since it was read
+                keys.put(digest, principal)
+                return principal
+
+    async def _read_directory(self) -> Directory:
+        return await read_directory(self.settings, self.store, self._secrets.vault)
+
+    def _record(self, record: UsageRecord) -> None:
+        self.writer.put(record)
+        if self._log_request is not None:
+            self._log_request(record)
+
+    # -- telling --------------------------------------------------------------------------------
+
+    def unready(self) -> list[str]:
+        """Give the reasons why requests should go elsewhere; none: ready."""
+        reasons = []
+        if self._draining:
+            reasons.append("draining")
+        if not self._changes.store_ok:
+            reasons.append("database unavailable")
+        return reasons
+
+    def health(self) -> dict[str, object]:
+        """Give what an operator wants to see at a glance."""
+        directory = self.context.directory
+        reasons = self.unready()
+        return {
+            "status": "unready" if reasons else "ok",
+            "reasons": reasons,
+            "version": __version__,
+            "build": _ext.BUILD,
+            "uptime_s": int(time.time() - self._started_at),
+            "worker": self._number,
+            "store": {"engine": self.store.engine, "available": self._changes.store_ok},
+            "limits": "in process",
+            "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
+                             "spilled": self.writer.spilled},
+            "keys": {"cached": len(self.context.keys)},
+            "in_flight": self.lane.in_flight,
+            "providers": len(directory.providers),
+            "models": len(directory.models) + len(directory.listed),
+            "ambiguous_models": directory.ambiguous,
+        }  # fmt: skip
+
+    def render_metrics(self, accept: str) -> tuple[bytes, str]:
+        """Give the metrics of all workers, and their content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self._registry), content_type
+
+    # -- letting go -----------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Refuse what is new, let live exchanges finish within the grace time, write everything."""
+        settings = self.settings.server
+        self._draining = True
+        await asyncio.sleep(settings.drain_delay_s)
+        await self._take_queued()
+        for listener in self._listeners:
+            listener.close()
+        self.lane.draining = True
+        for server in self._servers:
+            server.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.shutdown_grace_s):
+                await self.lane.idle.wait()
+                while any(server.has_unsent() for server in self._servers):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(_TICK_S)
+        if self.lane.in_flight:
+            log.warning("grace_over", in_flight=self.lane.in_flight)
+            self.lane.end_all()
+            await asyncio.sleep(_TICK_S)
+        for server in self._servers:
+            server.pre_shutdown()
+            await server.shutdown(1.0)
+        await self._stack.aclose()
+
+    async def _take_queued(self) -> None:
+        """Accept who is connected already: a close would reset them."""
+        queues = select.poll()
+        for listener in self._listeners:
+            for sock in listener.sockets:
+                queues.register(sock.fileno(), select.POLLIN)
+        for _ in range(_MOST_TURNS):
+            if not queues.poll(0):
+                return
+            await asyncio.sleep(0)

@@ -1,0 +1,132 @@
+"""aiohttp's server, made ours: every answer is JSON in the client API's shape, nothing else leaks.
+
+Model routes go straight to the lane; all else goes through the aiohttp application.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from fastgw._ext import ids
+from fastgw.errors import (
+    BodyTooLarge,
+    GatewayError,
+    InternalError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+)
+from fastgw.flow import accept
+from fastgw.server.replies import route_error
+from fastgw.server.reply import SERVER, Answered
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[Answered]]
+
+_labels = ids.Source("req_")
+
+
+class GatewayServer(web.Server):
+    """Makes one protocol a connection and picks the handler of each request."""
+
+    def __init__(self, app: web.Application, hot: dict[str, Handler], **kwargs: Any) -> None:
+        base = app._make_handler()  # noqa: SLF001 - what AppRunner calls; there is no public name
+        super().__init__(
+            self._dispatch,
+            request_factory=base.request_factory,
+            handler_cancellation=True,
+            access_log=None,
+            **kwargs,
+        )
+        self._app_handler = base.request_handler
+        self._hot = hot
+        self.draining = False
+        """Whether each answer is to be the last on its connection."""
+
+    def __call__(self) -> RequestHandler:
+        """Make the protocol of a new connection."""
+        return GatewayProtocol(self, loop=self._loop, **self._kwargs)
+
+    def has_unsent(self) -> bool:
+        """Tell whether a client has not taken all of its answer yet."""
+        return any(
+            each.transport is not None and each.transport.get_write_buffer_size()
+            for each in self.connections
+        )
+
+    async def _dispatch(self, request: Any) -> Any:
+        hot = None
+        if request.method == "POST" and "expect" not in request.headers:
+            hot = self._hot.get(request.raw_path)
+        response: Answered
+        try:
+            response = await (hot or self._app_handler)(request)
+        except web.HTTPException as exc:
+            response = route_error(_explain(exc, request), label_of(request))
+        except GatewayError as exc:
+            response = route_error(exc, label_of(request))
+        if self.draining:
+            response.force_close()
+        return response
+
+
+class GatewayProtocol(RequestHandler):
+    """One client connection; faults that aiohttp itself finds are answered in our shape."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: Any,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - what aiohttp would have shown
+    ) -> web.StreamResponse:
+        """Answer what never reached a handler, or what a handler failed to answer."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if request.writer.output_size > 0:
+            log.error("answer_broken", exc_info=exc)
+            raise ConnectionResetError("the head is out: no error can be rendered")
+        error: GatewayError
+        if status == 400:
+            error = InvalidRequest("the request is not valid HTTP/1.1")
+        else:
+            log.error("request_failed", status=status, exc_info=exc)
+            error = InternalError("something went wrong on our side")
+        response = route_error(error, _labels.next())
+        response.force_close()
+        return response
+
+
+async def name_server(_: web.Request, response: web.StreamResponse) -> None:
+    """Say who answers, and not which libraries in which versions."""
+    response.headers["server"] = SERVER
+
+
+def label_of(request: web.Request) -> str:
+    """Give the client's request id if it is sane, else a new one."""
+    return accept.label_of(request.headers, _labels.next)
+
+
+def _explain(exc: web.HTTPException, request: web.Request) -> GatewayError:
+    """Turn aiohttp's own refusals into ours."""
+    if isinstance(exc, web.HTTPMethodNotAllowed):
+        allowed = frozenset(exc.allowed_methods)
+        return MethodNotAllowed(
+            f"{request.method} is not allowed here; use {' or '.join(sorted(allowed))}",
+            allowed=allowed,
+        )
+    if isinstance(exc, web.HTTPRequestEntityTooLarge):
+        return BodyTooLarge("the body is too large")
+    if exc.status == 404:
+        return NotFound("there is no such route")
+    error = InvalidRequest(exc.reason)
+    error.status = exc.status
+    return error

@@ -1,0 +1,356 @@
+"""The standard lane: drives the stages of the flow for one aiohttp request.
+
+No policy lives here. What it adds is I/O: reading the body, fetching what a stage waits for, moving
+the provider's bytes to the client, and noticing that the client has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from fastgw._ext import http1, sse
+from fastgw.domain import Principal, Timeouts, usd
+from fastgw.errors import (
+    BodyTooLarge,
+    ClientGone,
+    Draining,
+    GatewayError,
+    InternalError,
+    NoDeploymentAvailable,
+    RequestTimeout,
+    UnsupportedMediaType,
+    UpstreamFault,
+    UpstreamProtocolError,
+)
+from fastgw.flow.accept import accept
+from fastgw.flow.account import account, count
+from fastgw.flow.admit import admit
+from fastgw.flow.authenticate import authenticate
+from fastgw.flow.context import Context
+from fastgw.flow.exchange import Exchange, LoadKey
+from fastgw.flow.relay import Answer, error_event
+from fastgw.flow.route import route
+from fastgw.flow.translate import Request, translate
+from fastgw.server.replies import error_reply
+from fastgw.server.reply import SERVER, Answered, Reply, visible
+from fastgw.upstream import Pool
+
+_JSON = "application/json"
+
+log = structlog.get_logger(__name__)
+
+
+class StandardLane:
+    """Serves model routes through aiohttp."""
+
+    def __init__(
+        self,
+        context: Context,
+        pool: Pool,
+        load_key: Callable[[LoadKey], Awaitable[None]],
+        *,
+        max_body_bytes: int,
+        body_timeout_s: float,
+    ) -> None:
+        self._context = context
+        self._pool = pool
+        self._load_key = load_key
+        self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
+        self._random = random.Random()  # noqa: S311 - weights, not secrets
+        self._live: set[Call] = set()
+        self.draining = False
+        self.in_flight = 0
+        """Exchanges accepted and not yet accounted."""
+        self.idle = asyncio.Event()
+        """Set while there are none."""
+        self.idle.set()
+
+    def end_all(self) -> None:
+        """End every live exchange with an error: the grace period is over."""
+        for call in tuple(self._live):
+            call.stop(Draining("the server is shutting down"))
+
+    async def serve(
+        self, request: web.Request, endpoint: str, client_api: str, pinned: str | None = None
+    ) -> Answered:
+        """Serve one model request, whatever becomes of it."""
+        context = self._context
+        exchange = self._accept(request, endpoint, client_api, pinned)
+        context.metrics.lane["standard", "default"].add(1)
+        self.in_flight += 1
+        self.idle.clear()
+        context.metrics.in_flight.add(1)
+        try:
+            return await self._serve(request, exchange)
+        except GatewayError as error:
+            exchange.error = error
+            exchange.status = error.status
+            return error_reply(error, exchange)
+        except (asyncio.CancelledError, ConnectionError):
+            exchange.error = ClientGone("the client left")
+            raise
+        except Exception as exc:
+            log.exception("exchange_failed", id=exchange.id)
+            exchange.error = InternalError("something went wrong on our side")
+            if exchange.status:  # the head is out: no error can be rendered
+                raise ConnectionResetError from exc
+            exchange.status = 500
+            return error_reply(exchange.error, exchange)
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
+            context.metrics.in_flight.add(-1)
+            account(exchange, context)
+
+    async def identify(self, request: web.Request) -> Principal:
+        """Give who calls a route that reaches no model."""
+        exchange = self._accept(request, "", "openai")
+        await self._authenticate(exchange)
+        assert exchange.principal is not None
+        return exchange.principal
+
+    def _accept(
+        self, request: web.Request, endpoint: str, client_api: str, pinned: str | None = None
+    ) -> Exchange:
+        exchange = accept(self._context, endpoint, client_api, request.headers, pinned)
+        if self._context.anonymous is not None and request.transport is not None:
+            peer = request.transport.get_extra_info("peername")
+            if peer is not None:  # else the client has left
+                exchange.peer = peer[0] if isinstance(peer, tuple) else "unix"
+        return exchange
+
+    async def _authenticate(self, exchange: Exchange) -> None:
+        while (wait := authenticate(exchange, self._context)) is not None:
+            await self._load_key(wait)
+
+    async def _serve(self, request: web.Request, exchange: Exchange) -> Answered:
+        if self.draining:
+            raise Draining("the server is shutting down", retry_after=1)
+        context = self._context
+        await self._authenticate(exchange)
+        admit(exchange, context, await self._read_body(request))
+        route(exchange, self._random)
+        fault: UpstreamFault | None = None
+        for deployment in exchange.candidates:
+            if fault is not None:
+                context.metrics.fallbacks.add(1)
+            call = Call(exchange, request)
+            try:
+                outgoing = translate(exchange, deployment)
+                self._live.add(call)
+                call.send(self._pool, outgoing, deployment.provider.timeouts)
+                return await call.answer()
+            except UpstreamFault as exc:
+                fault = exc
+                context.metrics.upstream_error(deployment.provider.name, exc.code)
+                if call.committed or exc.billed:
+                    raise
+            finally:
+                call.close()
+                self._live.discard(call)
+        raise fault or NoDeploymentAvailable("no deployment is available")
+
+    async def _read_body(self, request: web.Request) -> bytes:
+        headers = request.headers
+        if headers.get("content-type") != _JSON and request.content_type != _JSON:
+            raise UnsupportedMediaType(f"the body must be {_JSON}")
+        if headers.get("content-encoding", "identity") != "identity":
+            raise UnsupportedMediaType("the body must not be compressed")
+        too_large = f"the body is larger than {self._max_body_bytes} bytes"
+        if request.content.is_eof():  # all there: nothing to wait for, no deadline to arm
+            body = request.content.read_nowait()
+            if len(body) > self._max_body_bytes:
+                raise BodyTooLarge(too_large)
+            return body
+        if (request.content_length or 0) > self._max_body_bytes:
+            raise BodyTooLarge(too_large)
+        try:
+            async with asyncio.timeout(self._body_timeout_s):
+                return await request.read()
+        except web.HTTPRequestEntityTooLarge as exc:
+            raise BodyTooLarge(too_large) from exc
+        except TimeoutError as exc:
+            raise RequestTimeout("the body did not arrive in time") from exc
+
+
+class Call:
+    """One attempt, seen from the client's side: takes the provider's events, writes the answer.
+
+    Stream bytes go from the upstream callback straight to the client; the coroutine wakes for the
+    head, for a client that reads too slowly, and for the end.
+    """
+
+    def __init__(self, exchange: Exchange, request: web.Request) -> None:
+        self._exchange = exchange
+        self._request = request
+        self._answer = Answer(exchange)
+        self._reply = Reply(request)
+        self._attempt: Any = None
+        self._wake: asyncio.Future[None] | None = None
+        self._waiting: list[bytes] = []
+        self._tail = b""
+        self._ended = False
+        self._error: GatewayError | None = None
+        self._paused = False
+
+    @property
+    def committed(self) -> bool:
+        """Whether the client's head is out, so that nobody else can answer any more."""
+        return self._reply.started
+
+    def send(self, pool: Pool, outgoing: Request, timeouts: Timeouts) -> None:
+        """Start the attempt."""
+        record = self._exchange.provider_type
+        assert record is not None
+        self._attempt = pool.send(
+            outgoing.target, outgoing.head, outgoing.parts, self, timeouts, record.replay
+        )
+        self._exchange.sent = time.monotonic_ns()
+
+    def close(self) -> None:
+        """Let go of the provider; an attempt that has not ended is cancelled."""
+        if self._attempt is not None and not self._ended:
+            self._ended = True
+            self._attempt.cancel()
+        self._attempt = None
+
+    def stop(self, error: GatewayError) -> None:
+        """End the exchange from our side."""
+        if not self._ended:
+            if self._attempt is not None:
+                self._attempt.cancel()
+            self._finish(error)
+
+    # -- the sink: called by the upstream connection ---------------------------------------------
+
+    def upstream_head(self, head: http1.Head) -> None:
+        """Take the head."""
+        self._answer.head(head)
+
+    def upstream_data(self, data: bytes) -> None:
+        """Take body bytes; pass on what is whole."""
+        try:
+            out = self._answer.data(data)
+        except sse.EventTooLarge as exc:
+            self._pass_on(exc.passed)
+            self.stop(UpstreamProtocolError("the provider sent too large an event", billed=True))
+        except GatewayError as exc:
+            self.stop(exc)
+        else:
+            self._pass_on(out)
+
+    def upstream_end(self) -> None:
+        """Take the clean end."""
+        try:
+            self._tail = self._answer.end()
+        except GatewayError as error:
+            self._finish(error)
+        else:
+            self._finish(None)
+
+    def upstream_failed(self, error: UpstreamFault) -> None:
+        """Take the other end."""
+        self._finish(error)
+
+    def _pass_on(self, out: bytes | None) -> None:
+        if not out:
+            return
+        if self._reply.started:
+            self._write(out)
+        else:
+            self._waiting.append(out)
+            self._notify()
+
+    # -- the coroutine ---------------------------------------------------------------------------
+
+    async def answer(self) -> Reply:
+        """Write the answer; raises the fault of an attempt that answered nothing."""
+        while not self._ended and not self._waiting:
+            await self._woken()
+        if not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if not self._answer.streams:
+                return self._whole()
+        return await self._stream()
+
+    def _whole(self) -> Reply:
+        exchange = self._exchange
+        exchange.status = self._answer.status
+        count(exchange)
+        fields = self._fields()
+        if exchange.cost_nano is not None and exchange.error is None:
+            fields += b"x-fastgw-cost: %b\r\n" % usd(exchange.cost_nano).encode()
+        self._reply.whole(exchange.status, fields, self._tail)
+        return self._reply
+
+    async def _stream(self) -> Reply:
+        exchange, reply = self._exchange, self._reply
+        exchange.status = self._answer.status
+        reply.begin(exchange.status, self._fields())
+        for out in self._waiting:
+            self._write(out)
+        while not self._ended:
+            if self._paused:
+                await reply.drained(self._request)
+                self._paused = False
+                if not self._ended:
+                    self._attempt.resume()
+            else:
+                await self._woken()
+        if self._error is not None:
+            exchange.error = self._error
+            reply.write(error_event(self._error))
+            reply.break_off()
+        else:
+            if self._tail:
+                reply.write(self._tail)
+            reply.end()
+        return reply
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._reply.write(data)
+        except ConnectionResetError:  # aiohttp cancels the handler when it hears of it
+            return
+        if self._reply.blocked and not self._paused and not self._ended:
+            self._paused = True
+            self._attempt.pause()
+            self._notify()
+
+    def _fields(self) -> bytes:
+        exchange = self._exchange
+        deployment = exchange.deployment
+        assert deployment is not None
+        ours = (
+            f"server: {SERVER}\r\nx-request-id: {exchange.request_id}\r\n"
+            f"x-fastgw-id: {exchange.id}\r\nx-fastgw-provider: {deployment.provider.name}\r\n"
+            f"x-fastgw-model: {visible(deployment.model)}\r\n"
+            f"x-fastgw-attempts: {exchange.attempts}\r\n"
+        )
+        return self._answer.fields + ours.encode("ascii")
+
+    def _finish(self, error: GatewayError | None) -> None:
+        self._ended = True
+        self._error = error
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _woken(self) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
