@@ -1,0 +1,77 @@
+# Every target brings what it needs; only make and a Python >= 3.11 have to be there.
+# ARGS goes to the program that a target runs: make run ARGS="--port 9000", make test ARGS="-k keys".
+
+SHELL = /bin/sh
+VENV = .venv
+BIN = $(VENV)/bin
+BOOTSTRAP = @sh scripts/bootstrap --venv $(VENV)
+ARGS =
+
+.PHONY: help run test smoke lint fmt bench compare lock image-check clean
+
+help:
+	@echo 'make run          install, then serve the demo and print a curl that works as pasted'
+	@echo 'make test         the whole test suite against real PostgreSQL and Redis'
+	@echo 'make smoke        wheel, clean environment, server, two requests, the usage record'
+	@echo 'make lint         ruff, mypy, import order, cython-lint'
+	@echo 'make fmt          put the code into its format'
+	@echo 'make bench        time each compiled function'
+	@echo 'make compare      CPU time a request, side by side with nginx and a plain aiohttp proxy'
+	@echo 'make lock         write requirements/*.lock anew (ARGS=--upgrade takes newer versions)'
+	@echo 'make image-check  run the steps of the Dockerfile without a Docker engine (as root)'
+	@echo 'make clean        remove everything that was made, but not fastgw-data'
+
+run:
+	$(BOOTSTRAP) run
+	@exec $(BIN)/fastgw serve --demo $(ARGS)
+
+test:
+	$(BOOTSTRAP) run test
+	$(BIN)/python -m pytest -n 2 --benchmark-disable $(ARGS)
+
+smoke:
+	$(BOOTSTRAP) run test
+	$(BIN)/python scripts/smoke.py $(ARGS)
+
+lint:
+	$(BOOTSTRAP) run lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	@PATH="$$(cd $(BIN) && pwd):$$PATH" cython-lint fastgw
+
+fmt:
+	$(BOOTSTRAP) run lint
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench:
+	$(BOOTSTRAP) run test
+	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
+
+compare:
+	$(BOOTSTRAP) run test
+	$(BIN)/python -m bench.compare $(ARGS)
+
+# test and lint are held to what run and build chose, so that one environment can hold them all.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --annotation-style line --custom-compile-command 'make lock' $(ARGS)
+lock:
+	$(BOOTSTRAP) lock
+	$(COMPILE) --group build -o requirements/build.lock
+	$(COMPILE) --group lock -o requirements/lock.lock
+	$(COMPILE) pyproject.toml -o requirements/run.lock
+	$(COMPILE) pyproject.toml --group test -c requirements/run.lock -o requirements/test.lock
+	$(COMPILE) --group lint -c requirements/run.lock -c requirements/build.lock \
+		-o requirements/lint.lock
+
+image-check:
+	$(BOOTSTRAP) run test
+	$(BIN)/python scripts/image_check.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(VENV).gone build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache .benchmarks bench/bin
+	find fastgw tests bench scripts -name __pycache__ -exec rm -rf {} +
+	find fastgw -name '*.so' -delete
