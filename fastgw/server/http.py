@@ -22,8 +22,9 @@ from fastgw.errors import (
     NotFound,
 )
 from fastgw.flow import accept
+from fastgw.flow.relay import SERVER
 from fastgw.server.replies import route_error
-from fastgw.server.reply import SERVER, Answered
+from fastgw.server.reply import Answered
 
 log = structlog.get_logger(__name__)
 

@@ -35,11 +35,11 @@ from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange, LoadKey
-from fastgw.flow.relay import Answer, error_event
+from fastgw.flow.relay import Answer, error_event, signature
 from fastgw.flow.route import route
 from fastgw.flow.translate import Request, translate
 from fastgw.server.replies import error_reply
-from fastgw.server.reply import SERVER, Answered, Reply, visible
+from fastgw.server.reply import Answered, Reply
 from fastgw.upstream import Pool
 
 _JSON = "application/json"
@@ -331,13 +331,10 @@ class Call:
         exchange = self._exchange
         deployment = exchange.deployment
         assert deployment is not None
-        ours = (
-            f"server: {SERVER}\r\nx-request-id: {exchange.request_id}\r\n"
-            f"x-fastgw-id: {exchange.id}\r\nx-fastgw-provider: {deployment.provider.name}\r\n"
-            f"x-fastgw-model: {visible(deployment.model)}\r\n"
-            f"x-fastgw-attempts: {exchange.attempts}\r\n"
+        ids = f"x-request-id: {exchange.request_id}\r\nx-fastgw-id: {exchange.id}\r\n"
+        return b"".join(
+            (self._answer.fields, ids.encode("ascii"), signature(deployment, exchange.attempts))
         )
-        return self._answer.fields + ours.encode("ascii")
 
     def _finish(self, error: GatewayError | None) -> None:
         self._ended = True
