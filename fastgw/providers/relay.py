@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from fastgw._ext import scan, sse
 from fastgw.domain import Usage
 from fastgw.providers.record import Asked
-from fastgw.wire import json, openai
+from fastgw.wire import json, usage
 
 _USAGE = frozenset({b"usage"})
 _LARGEST_EVENT = 32 << 20
@@ -86,21 +86,13 @@ class OpenAIRelay:
             return self._usage_of(self._whole)
         if self._tap.usage is None:
             return None
-        event = json.loads(self._tap.usage)
-        # Groq puts it one level down (its API reference, "x_groq"), Responses into `response`.
-        for holder in (event, event.get("x_groq"), event.get("response")):
-            if isinstance(holder, dict) and holder.get("usage") is not None:
-                return openai.usage(holder["usage"])
-        return None
+        return usage.read_event(self._tap.usage)
 
     def _usage_of(self, body: bytes) -> Usage | None:
         if self._reported is None:
             return None
         start, end = self._reported
-        try:
-            return openai.usage(json.loads(body[start:end]))
-        except ValueError:  # JSON below the top level is not checked on the way
-            return None
+        return usage.read(body[start:end])
 
 
 def splice(body: bytes, edits: list[tuple[int, int, bytes]]) -> Sequence[bytes]:
