@@ -8,7 +8,7 @@ before a colon, more than one framing field, lists and signs in Content-Length, 
 `chunked`, several or odd hosts, a target that is no URI. Knows bytes only.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -444,7 +444,7 @@ cdef int read_field(
     Fields fields,
     Request *out,
 ) noexcept:
-    cdef const unsigned char *p = line
+    cdef const unsigned char *p = name_end(line, stop)
     cdef const unsigned char *end = stop
     cdef Py_ssize_t size
     cdef int index

@@ -259,7 +259,10 @@ class Reader:
         if head.fields == MAX_FIELDS:
             raise _refuse(_TOO_MANY_FIELDS)
         head.fields += 1
-        name, value = match[1].lower(), match[2]
+        self._understand(match[1].lower(), match[2])
+
+    def _understand(self, name: bytes, value: bytes) -> None:
+        head = self._head
         index = self._wanted.get(name)
         if index is not None:
             head.keep(index, value)
