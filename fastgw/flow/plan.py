@@ -21,6 +21,7 @@ from fastgw.flow.relay import Labels, labels_of, signature
 from fastgw.flow.stamp import Stamp
 from fastgw.flow.translate import outlet_of
 from fastgw.providers import registry
+from fastgw.providers.record import Asked
 from fastgw.providers.relay import OpenAIRelay, relay_facts
 from fastgw.upstream.origin import Origin
 from fastgw.wire import json
@@ -54,6 +55,9 @@ FIELDS = (
     *sorted({name.encode() for record in registry.values() for name in record.forward_headers}),
 )
 """Request fields the fast lane looks for; a leg names those it copies by their place here."""
+
+
+_ASKED = Asked(b"", {}, "", "", stream=False)
 
 
 class Leg:
@@ -310,7 +314,8 @@ def exchange_of(
     exchange.prompt_estimate = estimate.prompt(body)
     exchange.deployment = leg.deployment
     exchange.provider_type = leg.provider_type
-    exchange.translator = OpenAIRelay.begun(tap, whole)
+    exchange.translator = relay = OpenAIRelay(_ASKED, asks_usage=False)
+    relay.resume(tap, whole)
     exchange.attempts = 1
     exchange.status = status
     exchange.error = error

@@ -39,16 +39,6 @@ class OpenAIRelay:
         self._whole: bytes | None = None
         self._reported: tuple[int, int] | None = None
 
-    @classmethod
-    def begun(cls, tap: sse.Tap | None, whole: bytes | None) -> OpenAIRelay:
-        """Give the relay of an exchange whose answer has come already, through `tap` or whole."""
-        relay = cls.__new__(cls)
-        relay._tap = tap or sse.Tap()
-        relay._whole = relay._reported = None
-        if whole is not None:
-            relay.whole(whole)
-        return relay
-
     def request(self, asked: Asked) -> Sequence[bytes]:
         """Splice the model and, where it must be asked for, usage; leave all else as it is."""
         edits = []
@@ -61,6 +51,13 @@ class OpenAIRelay:
     def data(self, data: bytes) -> bytes | None:
         """Pass whole events on, untouched."""
         return self._tap.feed(data)
+
+    def resume(self, tap: sse.Tap | None, whole: bytes | None) -> None:
+        """Take over an exchange whose answer has come already, through `tap` or whole."""
+        if tap is not None:
+            self._tap = tap
+        if whole is not None:
+            self.whole(whole)
 
     def finish(self) -> bytes:
         """Give the tail that never became an event."""

@@ -33,6 +33,7 @@ cdef class FastLane:
     cdef Counter key_hits
     cdef Gauge gauge
     cdef object sha256
+    cdef object door
     cdef readonly set fronts
     cdef readonly Py_ssize_t live
     cdef public bint draining

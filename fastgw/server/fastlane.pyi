@@ -7,6 +7,7 @@ from fastgw.config.schema import Server, Stream
 from fastgw.errors import GatewayError
 from fastgw.flow.context import Context
 from fastgw.flow.plan import Plans
+from fastgw.server.door import Door
 from fastgw.upstream.deadlines import Deadlines
 
 class FastLane:
@@ -23,6 +24,7 @@ class FastLane:
         deadlines: Deadlines,
         make_handler: Callable[[], asyncio.Protocol],
         routes: dict[str, str],
+        door: Door,
     ) -> None: ...
     @property
     def plans(self) -> Plans: ...

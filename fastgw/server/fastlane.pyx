@@ -41,10 +41,10 @@ cdef class FastLane:
     """What all fronts of a worker share.
 
     `routes` maps request targets to endpoints, `make_handler` makes aiohttp's protocol for a
-    connection, `context` is the flow's. Times in seconds.
+    connection, `context` is the flow's, `door` lets connections in. Times in seconds.
     """
 
-    def __init__(self, loop, context, Deadlines deadlines, make_handler, dict routes):
+    def __init__(self, loop, context, Deadlines deadlines, make_handler, dict routes, door):
         self.loop = loop
         self.context = context
         self.make_handler = make_handler
@@ -60,6 +60,7 @@ cdef class FastLane:
         self.key_hits = context.metrics.key_cache_events["hit"]
         self.gauge = context.metrics.in_flight
         self.sha256 = sha256
+        self.door = door
         self.fronts = set()
         self.dice = int.from_bytes(os.urandom(8), "little") | 1
 
@@ -69,7 +70,7 @@ cdef class FastLane:
         self.header_line = Line(server.header_timeout_s)
         self.body_line = Line(server.body_timeout_s)
         self.keepalive_line = Line(server.keepalive_timeout_s)
-        self.stall_line = Line(60.0)
+        self.stall_line = Line(server.write_timeout_s)
         self.comment_line = Line(stream.keepalive_s)
         self.commit_after_s = stream.commit_after_s
 

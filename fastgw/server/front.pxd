@@ -13,6 +13,8 @@ cdef class Front(Client):
     cdef list parts
     cdef Py_ssize_t missing
     cdef Py_ssize_t owed
+    cdef Py_ssize_t came
+    cdef str address
     cdef int state
     cdef int looks
     cdef bint deaf  # nothing is read
@@ -20,6 +22,7 @@ cdef class Front(Client):
     cdef bint told  # and aiohttp knows
     cdef Request *partial
 
+    cdef bint has_half(self)
     cdef object take(self, bytes data)
     cdef object take_head(self, bytes data)
     cdef object take_part(self, bytes data)
@@ -28,5 +31,6 @@ cdef class Front(Client):
     cdef object serve(self, bytes data)
     cdef object lend(self, bytes data, Py_ssize_t size, str reason)
     cdef object give(self, bytes data)
+    cdef object give_what_came(self)
     cdef object call_handler(self)
     cdef object tell(self)

@@ -18,6 +18,10 @@ from fastgw._ext._request cimport POST, Request, read_request
 from fastgw.server.fastlane cimport Client, FastLane
 from fastgw.server.turn cimport Turn, begin_turn, is_known
 
+from fastgw.errors import RequestTimeout
+from fastgw.server.door import address_of, descriptor_of
+from fastgw.server.protocol import LEAST_RATE as LEAST
+
 cdef enum State:
     RESTING
     BODY
@@ -28,6 +32,9 @@ cdef enum State:
 cdef enum:
     MOST_WAITING = 65536
     MOST_LOOKS = 8  # turns of the loop that aiohttp gets to come to rest
+
+
+cdef Py_ssize_t LEAST_RATE = LEAST
 
 
 cdef class Front(Client):
@@ -48,13 +55,22 @@ cdef class Front(Client):
 
     def connection_made(self, transport):
         """Take a new connection."""
+        cdef str address = address_of(transport)
         self.transport = transport
+        if not self.lane.door.enter(address, descriptor_of(transport)):
+            self.state = GIVEN
+            transport.abort()
+            return
+        self.address = address
         self.lane.fronts.add(self)
         self.lane.deadlines.arm_in(self, self.lane.header_line)
 
     def connection_lost(self, exc):
         """Take the end of the connection, whoever ended it."""
         cdef Turn turn = self.turn
+        if self.address is not None:
+            self.lane.door.leave(self.address)
+            self.address = None
         self.lane.fronts.discard(self)
         self.lane.deadlines.disarm(self)
         self.turn = None
@@ -69,7 +85,11 @@ cdef class Front(Client):
         self.transport = None
 
     def eof_received(self):
-        """Take a half-close: nobody who closes is answered, as aiohttp has it."""
+        """Take a half-close: who closes is not answered, but for half a request."""
+        if self.has_half():
+            self.give_what_came()
+        if self.handler is not None and not self.has_it():
+            return self.handler.eof_received()
         return False
 
     def pause_writing(self):
@@ -110,11 +130,22 @@ cdef class Front(Client):
             self.keep(data)
 
     cpdef object expired(self):
-        """Close: the client took too long."""
+        """Close, or have it said that half a request took too long."""
         if self.state == TURN:
             self.transport.abort()  # what it did not read for so long it will not read
+        elif self.state == BODY and self.came >= LEAST_RATE * self.lane.body_line.seconds:
+            self.came = 0
+            self.lane.deadlines.arm_in(self, self.lane.body_line)
+        elif self.has_half():
+            what = "body" if self.state == BODY else "head of the request"
+            self.give_what_came()
+            self.handler.refuse(RequestTimeout(f"the {what} did not arrive in time"))
         else:
             self.transport.close()
+
+    cdef bint has_half(self):
+        """Tell whether a request has begun to arrive."""
+        return self.state == BODY or (self.state == RESTING and self.partial != NULL)
 
     # -- requests -------------------------------------------------------------------------------
 
@@ -178,6 +209,7 @@ cdef class Front(Client):
         else:
             self.parts = [data]
             self.missing = whole - size
+            self.came = 0
             self.state = BODY
             lane.deadlines.arm_in(self, lane.body_line)
 
@@ -189,8 +221,8 @@ cdef class Front(Client):
             data = data[:self.missing]
         self.parts.append(data)
         self.missing -= PyBytes_GET_SIZE(data)
+        self.came += PyBytes_GET_SIZE(data)
         if self.missing:
-            lane.deadlines.arm_in(self, lane.body_line)
             return
         lane.deadlines.disarm(self)
         data = b"".join(self.parts)
@@ -267,12 +299,24 @@ cdef class Front(Client):
     cdef object give(self, bytes data):
         """Let aiohttp have the connection for good."""
         self.call_handler()
+        self.handler.keeps_idle = True
         self.handler.reason = "request"
         self.state = GIVEN
         if self.deaf:
             self.deaf = False
             self.transport.resume_reading()
-        self.handler.data_received(data)
+        if data:
+            self.handler.data_received(data)
+
+    cdef object give_what_came(self):
+        """Let aiohttp have the connection with half a request."""
+        cdef bytes data = self.rest
+        if self.parts is not None:
+            data = b"".join(self.parts)
+        self.parts = None
+        self.rest = b""
+        self.lane.deadlines.disarm(self)
+        self.give(data)
 
     def answered(self):
         """Take the connection back, if aiohttp has come to rest: it has just answered."""
@@ -286,14 +330,9 @@ cdef class Front(Client):
         if not self.owed and self.looks < MOST_LOOKS:
             self.lane.loop.call_soon(self.answered)
             return
-        self.state = GIVEN
-        if self.deaf:
-            self.deaf = False
-            self.transport.resume_reading()
-        if self.rest:
-            data = self.rest
-            self.rest = b""
-            self.handler.data_received(data)
+        data = self.rest
+        self.rest = b""
+        self.give(data)
 
     # -- the turn's side ------------------------------------------------------------------------
 

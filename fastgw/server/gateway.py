@@ -32,10 +32,12 @@ from fastgw.flow.keys import KeyCache
 from fastgw.metrics import Collector, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
+from fastgw.server.door import Door
 from fastgw.server.http import GatewayServer, Handler, name_server
 from fastgw.server.jobs import Jobs
 from fastgw.server.lanes import make_fast_lane
 from fastgw.server.listen import BACKLOG
+from fastgw.server.protocol import Patience
 from fastgw.server.routes import add_routes, fast_routes, hot_routes
 from fastgw.server.secrets import open_secrets
 from fastgw.server.snapshot import read_directory
@@ -117,10 +119,12 @@ class Gateway:
             self._pool,
             self.load_key,
             max_body_bytes=settings.server.max_body_bytes,
-            body_timeout_s=settings.server.body_timeout_s,
         )
         await self._make_servers()
-        self.fast = make_fast_lane(self.context, self._pool, self._server, fast_routes())
+        if settings.server.fast_lane:
+            self.fast = make_fast_lane(
+                self.context, self._pool, self._server, fast_routes(), self.door
+            )
         self._apply_settings()
 
     async def _catch_up(self) -> None:
@@ -136,6 +140,8 @@ class Gateway:
     async def _make_servers(self) -> None:
         """Make the data plane's server, and the admin API's: the same one, or one of its own."""
         settings = self.settings
+        caps = settings.server
+        self.door = Door(caps.max_connections, caps.max_connections_per_address)
         admin = make_admin(self.store, self._secrets.jwt_secret)
         app = web.Application(client_max_size=settings.server.max_body_bytes)
         if settings.admin.listen is None:
@@ -152,11 +158,19 @@ class Gateway:
         runner = web.AppRunner(app, handle_signals=False, access_log=None)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
+        settings = self.settings.server
         server = GatewayServer(
             app,
             hot,
+            deadlines=self._pool.deadlines,
+            patience=Patience(
+                header_s=settings.header_timeout_s,
+                body_s=settings.body_timeout_s,
+                keepalive_s=settings.keepalive_timeout_s,
+                write_s=settings.write_timeout_s,
+            ),
+            door=self.door,
             auto_decompress=False,  # a compressed body is refused, by a header that is still there
-            keepalive_timeout=self.settings.server.keepalive_timeout_s,
         )
         self._servers.append(server)
         return server

@@ -10,13 +10,14 @@ from typing import Any
 
 import structlog
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from fastgw._ext import ids
+from fastgw._ext import request as heads
 from fastgw.errors import (
     BodyTooLarge,
     GatewayError,
     InternalError,
+    InvalidHTTP,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -24,12 +25,18 @@ from fastgw.errors import (
 from fastgw.flow import accept
 from fastgw.flow.relay import SERVER
 from fastgw.server.carry import Carry
+from fastgw.server.door import Door
+from fastgw.server.protocol import LINGER_S, ClientProtocol, Patience
 from fastgw.server.replies import route_error
 from fastgw.server.reply import Answered
+from fastgw.upstream.deadlines import Deadlines
 
 log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[Answered]]
+
+_NEVER_S = 1e9
+"""For aiohttp's own timer, which knows nothing of a front and of bodies."""
 
 _labels = ids.Source("req_")
 
@@ -37,23 +44,50 @@ _labels = ids.Source("req_")
 class GatewayServer(web.Server):
     """Makes one protocol a connection and picks the handler of each request."""
 
-    def __init__(self, app: web.Application, hot: dict[str, Handler], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        hot: dict[str, Handler],
+        *,
+        deadlines: Deadlines | None = None,
+        patience: Patience | None = None,
+        door: Door | None = None,
+        **kwargs: Any,
+    ) -> None:
         base = app._make_handler()  # noqa: SLF001 - what AppRunner calls; there is no public name
         super().__init__(
             self._dispatch,
             request_factory=base.request_factory,
             handler_cancellation=True,
             access_log=None,
+            max_line_size=2 * heads.MAX_LINE,  # ours is the verdict
+            max_field_size=2 * heads.MAX_LINE,
+            max_headers=2 * heads.MAX_FIELDS,
+            lingering_time=LINGER_S,
+            keepalive_timeout=_NEVER_S,
             **kwargs,
         )
+        self._deadlines = deadlines or Deadlines(self._loop)
+        self._patience = patience or Patience()
+        self._door = door
         self._app_handler = base.request_handler
         self._hot = hot
+        self.fronted = False
+        """Whether somebody else lets connections in and holds them between requests."""
         self.draining = False
         """Whether each answer is to be the last on its connection."""
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> GatewayProtocol:
         """Make the protocol of a new connection."""
-        return GatewayProtocol(self, loop=self._loop, **self._kwargs)
+        return GatewayProtocol(
+            self,
+            loop=self._loop,
+            deadlines=self._deadlines,
+            patience=self._patience,
+            door=None if self.fronted else self._door,
+            keeps_idle=not self.fronted,
+            **self._kwargs,
+        )
 
     def is_busy(self) -> bool:
         """Tell whether a client has not taken all of its answer yet."""
@@ -67,7 +101,9 @@ class GatewayServer(web.Server):
         if request.method == "POST" and "expect" not in request.headers:
             hot = self._hot.get(request.raw_path)
         response: Answered
+        client: ClientProtocol = request.protocol
         try:
+            client.take_up(request)
             response = await (hot or self._app_handler)(request)
         except web.HTTPException as exc:
             response = route_error(_explain(exc, request), label_of(request))
@@ -75,10 +111,11 @@ class GatewayServer(web.Server):
             response = route_error(exc, label_of(request))
         if self.draining:
             response.force_close()
+        client.put_down(response)
         return response
 
 
-class GatewayProtocol(RequestHandler):
+class GatewayProtocol(ClientProtocol):
     """One client connection; faults that aiohttp itself finds are answered in our shape."""
 
     __slots__ = ("carry", "front", "reason")
@@ -107,13 +144,6 @@ class GatewayProtocol(RequestHandler):
             and not self._close
             and not self._force_close
         )
-
-    def _process_keepalive(self) -> None:
-        """Close a connection that was idle for too long, unless the fast lane has it back."""
-        if self.front is not None and self.front.has_it():
-            self._keepalive_handle = None
-            return
-        super()._process_keepalive()
 
     async def finish_response(
         self, request: Any, resp: Any, start_time: float | None
@@ -147,7 +177,7 @@ class GatewayProtocol(RequestHandler):
             raise ConnectionResetError("the head is out: no error can be rendered")
         error: GatewayError
         if status == 400:
-            error = InvalidRequest("the request is not valid HTTP/1.1")
+            error = InvalidHTTP("the request is not valid HTTP/1.1")
         else:
             log.error("request_failed", status=status, exc_info=exc)
             error = InternalError("something went wrong on our side")

@@ -1,12 +1,8 @@
-"""Makes a worker's fast lane, where there can be one: compiled, beside an aiohttp that we know.
-
-`FASTGW_LANE=standard` in the environment leaves it out, for comparisons.
-"""
+"""Makes a worker's fast lane, where there can be one: compiled, beside an aiohttp that we know."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +12,7 @@ from aiohttp.web_protocol import RequestHandler
 from fastgw._ext import BUILD
 from fastgw.flow.context import Context
 from fastgw.flow.plan import Plans
+from fastgw.server.door import Door
 from fastgw.server.http import GatewayServer
 from fastgw.upstream import Pool
 
@@ -26,13 +23,13 @@ log = structlog.get_logger(__name__)
 
 NEEDED = (
     "_waiter", "_messages", "_request_in_progress", "_upgraded", "_close", "_force_close",
-    "_process_keepalive", "finish_response",
+    "finish_response",
 )  # fmt: skip
 """What `GatewayProtocol` uses of aiohttp's protocol, most of it private there."""
 
 
 def make_fast_lane(
-    context: Context, pool: Pool, server: GatewayServer, routes: dict[str, str]
+    context: Context, pool: Pool, server: GatewayServer, routes: dict[str, str], door: Door
 ) -> FastLane | None:
     """Make the fast lane for some exact request targets -> endpoints; None where none can be."""
     reason = obstacle()
@@ -43,16 +40,15 @@ def make_fast_lane(
     from fastgw.server.fastlane import FastLane  # noqa: PLC0415
     from fastgw.server.front import Front  # noqa: PLC0415
 
+    server.fronted = True
     context.plans = Plans()
-    lane = FastLane(asyncio.get_running_loop(), context, pool.deadlines, server, routes)
+    lane = FastLane(asyncio.get_running_loop(), context, pool.deadlines, server, routes, door)
     lane.make_front = partial(Front, lane)
     return lane
 
 
 def obstacle() -> str | None:
     """Say why there can be no fast lane; None: there can."""
-    if os.environ.get("FASTGW_LANE") == "standard":
-        return "switched off by FASTGW_LANE"
     if BUILD != "compiled":
         return "the pure build has none"
     absent = [name for name in NEEDED if not hasattr(RequestHandler, name)]

@@ -24,7 +24,6 @@ from fastgw.errors import (
     GatewayError,
     InternalError,
     NoDeploymentAvailable,
-    RequestTimeout,
     UnsupportedMediaType,
     UpstreamFault,
     UpstreamProtocolError,
@@ -59,13 +58,11 @@ class StandardLane:
         load_key: Callable[[LoadKey], Awaitable[None]],
         *,
         max_body_bytes: int,
-        body_timeout_s: float,
     ) -> None:
         self._context = context
         self._pool = pool
         self._load_key = load_key
         self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
         self._random = random.Random()  # noqa: S311 - weights, not secrets
         self._live: set[Call] = set()
         self.draining = False
@@ -189,12 +186,9 @@ class StandardLane:
         if (request.content_length or 0) > self._max_body_bytes:
             raise BodyTooLarge(too_large)
         try:
-            async with asyncio.timeout(self._body_timeout_s):
-                return await request.read()
+            return await request.read()
         except web.HTTPRequestEntityTooLarge as exc:
             raise BodyTooLarge(too_large) from exc
-        except TimeoutError as exc:
-            raise RequestTimeout("the body did not arrive in time") from exc
 
 
 def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
