@@ -131,7 +131,7 @@ cdef class Meter:
     cdef public object rule
     cdef public object value  # what it matched
     cdef public long long limit
-    cdef long long latest  # the latest time it has seen: time never runs back
+    cdef readonly long long latest  # when it was last asked: time never runs back
 
     cdef bint fits(self, long long now, long long amount) noexcept
     cdef void take(self, long long now, long long amount) noexcept

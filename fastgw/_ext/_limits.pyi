@@ -1,5 +1,7 @@
 """Types of the compiled limits and budgets. Times are epoch microseconds that never run back."""
 
+from typing import Any
+
 from fastgw._ext._estimate import Family
 
 def now_us() -> int:
@@ -16,8 +18,12 @@ class Meter:
     def metric(self) -> int:
         """0 requests, 1 tokens, 2 concurrent, 3 money."""
 
-    rule: object
-    value: object
+    @property
+    def latest(self) -> int:
+        """When it was last asked."""
+
+    rule: Any
+    value: str
     limit: int
     def remaining(self, now: int, /) -> int:
         """Give how much is left."""
@@ -138,6 +144,26 @@ class Reservation:
 
 class Tariff:
     """What a request to one model may use at most, and what that may cost."""
+
+    @property
+    def family(self) -> Family:
+        """Corrects the estimates."""
+
+    @property
+    def input_pico(self) -> int:
+        """Pico-dollars a token of the prompt."""
+
+    @property
+    def output_pico(self) -> int:
+        """Pico-dollars a token of the answer."""
+
+    @property
+    def request_pico(self) -> int:
+        """Pico-dollars a request."""
+
+    @property
+    def max_output(self) -> int:
+        """The longest answer in tokens, -1 when it is not known."""
 
     def __init__(
         self,

@@ -325,7 +325,6 @@ cdef class Budget(Meter):
 
     cdef void roll(self, long long now) noexcept:
         cdef long long day
-        self.latest = now
         if now < self.end:
             return
         if self.end:  # what is still reserved belongs to the period that is over
@@ -342,6 +341,7 @@ cdef class Budget(Meter):
         self.start = day * DAY_US
 
     cdef bint fits(self, long long now, long long amount) noexcept:
+        self.latest = now
         self.roll(now)
         return not self.hard or amount <= self.limit - self.used - self.reserved
 

@@ -8,6 +8,7 @@ from fastgw._ext import ids
 from fastgw.domain import Secret, UsageRecord
 from fastgw.flow.directory import Directory
 from fastgw.flow.keys import KeyCache
+from fastgw.flow.limits import Limiter
 from fastgw.metrics import Metrics
 from fastgw.wire import apikey
 
@@ -28,6 +29,9 @@ class Context:
         self.directory = directory
         self.metrics = metrics
         self.record = record
+        self.limiter = Limiter()
+        self.proxies: tuple[str, ...] = ()
+        """Networks of proxies whose word on the client's address is taken."""
         self.anonymous: bytes | None = None
         """Digest of the key that serves clients which send none."""
         self.anonymous_remote = False

@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from fastgw._ext import http1, sse
+from fastgw._ext import http1, limits, sse
 from fastgw.domain import Principal, Timeouts, usd
 from fastgw.errors import (
     BodyTooLarge,
@@ -34,7 +34,7 @@ from fastgw.flow.account import account, count
 from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange, LoadKey
+from fastgw.flow.exchange import Exchange, Wait
 from fastgw.flow.relay import Answer, error_event
 from fastgw.flow.route import route
 from fastgw.flow.translate import Request, translate
@@ -54,14 +54,14 @@ class StandardLane:
         self,
         context: Context,
         pool: Pool,
-        load_key: Callable[[LoadKey], Awaitable[None]],
+        load: Callable[[Wait], Awaitable[None]],
         *,
         max_body_bytes: int,
         body_timeout_s: float,
     ) -> None:
         self._context = context
         self._pool = pool
-        self._load_key = load_key
+        self._load = load
         self._max_body_bytes = max_body_bytes
         self._body_timeout_s = body_timeout_s
         self._random = random.Random()  # noqa: S311 - weights, not secrets
@@ -122,7 +122,7 @@ class StandardLane:
         self, request: web.Request, endpoint: str, client_api: str, pinned: str | None = None
     ) -> Exchange:
         exchange = accept(self._context, endpoint, client_api, request.headers, pinned)
-        if self._context.anonymous is not None and request.transport is not None:
+        if request.transport is not None:
             peer = request.transport.get_extra_info("peername")
             if peer is not None:  # else the client has left
                 exchange.peer = peer[0] if isinstance(peer, tuple) else "unix"
@@ -130,14 +130,16 @@ class StandardLane:
 
     async def _authenticate(self, exchange: Exchange) -> None:
         while (wait := authenticate(exchange, self._context)) is not None:
-            await self._load_key(wait)
+            await self._load(wait)
 
     async def _serve(self, request: web.Request, exchange: Exchange) -> Answered:
         if self.draining:
             raise Draining("the server is shutting down", retry_after=1)
         context = self._context
         await self._authenticate(exchange)
-        admit(exchange, context, await self._read_body(request))
+        body = await self._read_body(request)
+        while (wait := admit(exchange, context, body)) is not None:
+            await self._load(wait)
         route(exchange, self._random)
         fault: UpstreamFault | None = None
         for deployment in exchange.candidates:
@@ -337,7 +339,8 @@ class Call:
             f"x-fastgw-model: {visible(deployment.model)}\r\n"
             f"x-fastgw-attempts: {exchange.attempts}\r\n"
         )
-        return self._answer.fields + ours.encode("ascii")
+        limited = exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b""
+        return self._answer.fields + ours.encode("ascii") + limited
 
     def _finish(self, error: GatewayError | None) -> None:
         self._ended = True

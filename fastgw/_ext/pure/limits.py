@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from fastgw._ext.pure.estimate import Family
 
@@ -36,13 +37,15 @@ def now_us() -> int:
 class Meter:
     """What one limit or budget counts for one match."""
 
-    metric: int
+    metric: int = 0
+    """0 requests, 1 tokens, 2 concurrent, 3 money."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.rule: object = None
-        self.value: object = None
+        self.rule: Any = None
+        self.value = ""
         self.latest = 0
+        """When it was last asked; time never runs back."""
 
     def fits(self, now: int, amount: int, /) -> bool:
         """Tell whether `amount` may be taken now."""
@@ -307,7 +310,6 @@ class Budget(Meter):
         return self._start
 
     def _roll(self, now: int) -> None:
-        self.latest = now
         if now < self._end:
             return
         if self._end:  # what is still reserved belongs to the period that is over
@@ -326,6 +328,7 @@ class Budget(Meter):
 
     def fits(self, now: int, amount: int, /) -> bool:
         """Tell whether `amount` may be taken now."""
+        self.latest = now
         self._roll(now)
         return not self.hard or amount <= self.limit - self.spent - self.reserved
 
