@@ -7,6 +7,7 @@ more than the rule's number changes, the rule too.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from fastgw import catalog
@@ -26,6 +27,10 @@ _MOST_FAMILIES = 1_000
 _MOST_TARIFFS = 1_000
 _SILENT = frozenset({"embeddings", "moderations", "rerank"})
 """Endpoints whose answers hold no tokens."""
+_CHOSEN = frozenset({"model", "tag"})
+"""Scopes whose values clients may make up."""
+_MOST_VALUES = 10_000
+"""Counters of one rule of those; the rest share one, or made-up names would fill the memory."""
 _IDLE_US = 600_000_000
 _SWEPT = 1_000
 """Meters looked at in one go, so that nobody waits for a sweep."""
@@ -41,6 +46,8 @@ class Limiter:
         self.unpriced = "refuse"
         """What a budget does about a model without a price: refuse, flat or allow."""
         self._meters: dict[tuple[str, str], Meter] = {}
+        self._values: Counter[str] = Counter()
+        """How many meters rules about chosen values have."""
         self._unswept: list[tuple[str, str]] = []
         self._families: dict[str, estimate.Family] = {}
         self._tariffs: dict[tuple[str, bool], tuple[Model, limits.Tariff]] = {}
@@ -56,6 +63,9 @@ class Limiter:
             if rule is not None and rule.counts_like(meter.rule):
                 kept[key] = _adjust(meter, rule)
         self._meters = kept
+        self._values = Counter(
+            meter.rule.id for meter in kept.values() if meter.rule.scope in _CHOSEN
+        )
         stamp, self.rules = self.rules.stamp, rules
         stamp.kill()
 
@@ -83,10 +93,12 @@ class Limiter:
             meter = self._meters.get(key)
             if meter is None or now - meter.latest < _IDLE_US or not meter.idle(now):
                 continue
+            chosen = meter.rule.scope in _CHOSEN
             del meter
             # A guard that somebody keeps would count beside a new meter of the same rule.
             if sys.getrefcount(self._meters[key]) == _UNSHARED:
                 del self._meters[key]
+                self._values[key[0]] -= chosen
 
     def tariff(self, model: Model, endpoint: str) -> limits.Tariff:
         """Give what a request to a model may use and cost at most, whichever deployment serves."""
@@ -117,7 +129,11 @@ class Limiter:
 
     def _meter(self, rule: Rule, value: str) -> Meter:
         meter = self._meters.get((rule.id, value))
+        if meter is None and rule.scope in _CHOSEN and self._values[rule.id] >= _MOST_VALUES:
+            value = ""
+            meter = self._meters.get((rule.id, value))
         if meter is None:
+            self._values[rule.id] += rule.scope in _CHOSEN
             meter = self._meters[rule.id, value] = _make(rule)
             meter.rule = rule
             meter.value = value

@@ -10,6 +10,8 @@ import msgspec
 from fastgw.domain import Principal
 
 WILDCARD = "*"
+AND = " & "
+SCOPES = frozenset({"key", "user", "team", "org", "model", "provider", "tag"})
 MONEY = "money"
 
 Fact = tuple[str, str, str]
@@ -49,14 +51,14 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     hard: bool = True
     shared: bool = False
     default: bool = False
+    also: tuple[tuple[str, str], ...] = ()
+    """(scope, match) pairs that must match as well."""
     reset_at: int = 0
     """Epoch milliseconds: nothing counts that was before."""
 
     def covers(self, value: str, name: str = "") -> bool:
         """Tell whether it is about this value of its scope."""
-        if WILDCARD in self.match:
-            return fnmatchcase(value, self.match) or bool(name and fnmatchcase(name, self.match))
-        return self.match == value or bool(name and self.match == name)
+        return is_match(self.match, value) or bool(name and is_match(self.match, name))
 
     def counts_like(self, other: Rule) -> bool:
         """Tell whether counters made for the other go on counting for this one.
@@ -95,10 +97,38 @@ class Rules:
             if name and name != value:
                 found += self._exact.get((scope, name), ())
             found += [rule for rule in self._wild.get(scope, ()) if rule.covers(value, name)]
-            ruled = {rule.metric for rule in found if not rule.default}
-            for rule in found:
-                if not (rule.default and rule.metric in ruled):
-                    yield rule, "" if rule.shared else value
+            applying = [(rule, _counted(rule, value, facts)) for rule in found]
+            ruled = {r.metric for r, counted in applying if counted is not None and not r.default}
+            for rule, counted in applying:
+                if counted is not None and not (rule.default and rule.metric in ruled):
+                    yield rule, "" if rule.shared else counted
+
+
+def split_match(match: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Read `key_1 & model=gpt-*` as what the rule's own scope matches, and what else has to."""
+    first, *others = match.split(AND)
+    also = [tuple(other.split("=", 1)) for other in others]
+    if not all(len(pair) == 2 and pair[0] in SCOPES and pair[1] for pair in also):
+        return match, ()  # a value that happens to hold the sign
+    return first, tuple((pair[0], pair[1]) for pair in also)
+
+
+def is_match(match: str, value: str) -> bool:
+    """Tell whether a value is the one that is named, or one of those a pattern means."""
+    return fnmatchcase(value, match) if WILDCARD in match else match == value
+
+
+def _counted(rule: Rule, value: str, facts: Sequence[Fact]) -> str | None:
+    """Give the value a rule counts for, None when something else it names does not match."""
+    values = [value]
+    for scope, match in rule.also:
+        found = (v for of, v, name in facts if of == scope and match in {name, v})
+        wild = (v for of, v, _ in facts if of == scope and is_match(match, v))
+        also = next(found, None) or next(wild, None)
+        if also is None:
+            return None
+        values.append(also)
+    return " ".join(values)
 
 
 def facts_of(

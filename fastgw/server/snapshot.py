@@ -9,7 +9,7 @@ from fastgw.config.schema import LimitRule
 from fastgw.config.schema import Provider as ProviderSettings
 from fastgw.domain import Alias, Provider, Timeouts
 from fastgw.flow.directory import Directory, Known, Route
-from fastgw.flow.rules import MONEY, Rule, Rules
+from fastgw.flow.rules import MONEY, Rule, Rules, split_match
 from fastgw.providers import registry
 from fastgw.storage import Store
 from fastgw.storage.crypto import Vault
@@ -56,29 +56,33 @@ async def read_rules(settings: Settings, store: Store) -> Rules:
     """Read all limits and budgets once; those of the configuration are defaults."""
     return Rules(
         [
-            *(_limit_of(limit) for limit in await limits.load_all(store)),
-            *(_budget_of(budget) for budget in await budgets.load_all(store)),
-            *(_default_of(rule) for rule in settings.limits.defaults),
+            *(limit_rule(limit) for limit in await limits.load_all(store)),
+            *(budget_rule(budget) for budget in await budgets.load_all(store)),
+            *(_default_rule(rule) for rule in settings.limits.defaults),
         ]
     )
 
 
-def _limit_of(limit: limits.Limit) -> Rule:
+def limit_rule(limit: limits.Limit) -> Rule:
+    """Give the rule of a stored limit."""
+    match, also = split_match(limit.match)
     return Rule(
         id=limit.id,
         scope=limit.scope,
-        match=limit.match,
+        match=match,
         metric=limit.metric,
         limit=limit.limit,
         window_s=limit.window_s,
         algorithm=limit.algorithm,
         burst=limit.burst,
         shared=limit.shared,
+        also=also,
         reset_at=_reset_at(limit.metadata),
     )
 
 
-def _budget_of(budget: budgets.Budget) -> Rule:
+def budget_rule(budget: budgets.Budget) -> Rule:
+    """Give the rule of a stored budget."""
     return Rule(
         id=budget.id,
         scope=budget.scope,
@@ -97,12 +101,13 @@ def _reset_at(metadata: dict[str, Any]) -> int:
     return at if type(at) is int else 0
 
 
-def _default_of(rule: LimitRule) -> Rule:
+def _default_rule(rule: LimitRule) -> Rule:
     """Give a default; it is known by what it is about, so that its counters outlive a reload."""
     scope, _, tag = rule.scope.partition(":")
-    match = f"{tag}={rule.match}" if tag else rule.match
+    own, also = split_match(rule.match)
+    match = f"{tag}={own}" if tag else own
     return Rule(
-        id=f"default {scope} {match} {rule.metric} {rule.window_s}",
+        id=f"default {rule.scope} {rule.match} {rule.metric} {rule.window_s}",
         scope=scope,
         match=match,
         metric=rule.metric,
@@ -111,6 +116,7 @@ def _default_of(rule: LimitRule) -> Rule:
         algorithm=rule.algorithm,
         burst=rule.burst,
         shared=rule.shared,
+        also=also,
         default=True,
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 
 from fastgw._ext import limits
+from fastgw.domain import Alias
 from fastgw.errors import StoreUnavailable
 from fastgw.flow.directory import Directory
 from fastgw.flow.limits import Limiter
@@ -72,15 +73,7 @@ class Spend:
 
     async def _read(self, rule: Rule, budgets: list[limits.Budget], value: str | None) -> None:
         begins = budgets[0].starts_us(limits.now_us()) // 1000
-        if rule.reset_at > begins:
-            source, since = "record", rule.reset_at
-        else:
-            source, since = "day" if rule.period in {"day", "week"} else "month", begins
-        if rule.scope == "model":
-            value = None  # records have the name that was asked for, which may be an alias
-        spent = await spend.since(self._store, rule.scope, since, source, value)
-        if rule.scope == "model":
-            spent = self._by_model(spent)
+        spent = await read_spend(self._store, rule, begins, self._directory().aliases, value)
         for budget in budgets:
             if budget.starts_us(limits.now_us()) // 1000 != begins:
                 budget.loaded = True  # it turned over meanwhile: nothing is spent yet
@@ -91,10 +84,23 @@ class Spend:
             budget.spent = max(budget.spent, total)
             budget.loaded = True
 
-    def _by_model(self, spent: Mapping[str, int]) -> Mapping[str, int]:
-        aliases = self._directory().aliases
-        totals: dict[str, int] = {}
-        for name, nano in spent.items():
-            model = aliases[name].model if name in aliases else name
-            totals[model] = totals.get(model, 0) + nano
-        return totals
+
+async def read_spend(
+    store: Store,
+    rule: Rule,
+    begins_ms: int,
+    aliases: Mapping[str, Alias],
+    value: str | None = None,
+) -> Mapping[str, int]:
+    """Give nano-dollars spent in the budget's period by each value of its scope, or by one."""
+    if rule.reset_at > begins_ms:
+        source, since = "record", rule.reset_at
+    else:
+        source, since = "day" if rule.period in {"day", "week"} else "month", begins_ms
+    if rule.scope != "model":
+        return await spend.since(store, rule.scope, since, source, value)
+    totals: dict[str, int] = {}  # records have the name that was asked for: it may be an alias
+    for name, nano in (await spend.since(store, "model", since, source)).items():
+        model = aliases[name].model if name in aliases else name
+        totals[model] = totals.get(model, 0) + nano
+    return totals

@@ -10,7 +10,7 @@ from fastgw._ext import limits
 from fastgw.domain import Deployment, Model, Price, Principal, Provider
 from fastgw.errors import NotAllowed
 from fastgw.flow.limits import FLAT_NANO, Limiter
-from fastgw.flow.rules import Rule, Rules
+from fastgw.flow.rules import Rule, Rules, split_match
 
 ANNA = Principal(key_id="key_1", name="anna", user_id="user_1", team_id="team_1")
 BERT = Principal(key_id="key_2", name="bert", team_id="team_1", org_id="org_1")
@@ -77,6 +77,44 @@ def test_each_match_has_its_own_counter_unless_shared():
         ("team * requests", ""),
         ("model * requests", ""),
     ]
+
+
+def test_a_rule_of_several_scopes_needs_them_all():
+    """This key on that model; one counter for each pair, and the limit names both."""
+    limiter = Limiter(Rules([rule("key", "*", also=(("model", "gpt-*"),))]))
+    assert guard(limiter).meters == ()
+    first, second = guard(limiter, model="gpt-a"), guard(limiter, model="gpt-b")
+    assert names(first) == [("key * requests", "key_1 gpt-a")]
+    assert first.meters != second.meters
+    assert guard(limiter, model="gpt-a").meters == first.meters
+    limiter.replace(Rules([rule("key", "anna", also=(("team", "team_1"), ("tag", "job=a")))]))
+    assert guard(limiter).meters == ()
+    assert len(guard(limiter, tags={"job": "a"}).meters) == 1
+    assert guard(limiter, BERT, tags={"job": "a"}).meters == ()
+
+
+@pytest.mark.parametrize(
+    ("match", "read"),
+    [
+        ("key_1", ("key_1", ())),
+        ("* & model=gpt-*", ("*", (("model", "gpt-*"),))),
+        ("a & team=t & tag=job=x", ("a", (("team", "t"), ("tag", "job=x")))),
+        ("job=salt & pepper", ("job=salt & pepper", ())),
+        ("* & model=", ("* & model=", ())),
+        ("* & global=*", ("* & global=*", ())),
+    ],
+)
+def test_several_scopes_are_written_with_an_and(match, read):
+    """What does not read as one is a value that happens to hold the sign."""
+    assert split_match(match) == read
+
+
+def test_a_default_stays_where_a_rule_does_not_quite_match():
+    """A rule about this key on another model is none for this request."""
+    narrow = rule(match="key_1", id="narrow", also=(("model", "other"),))
+    limiter = Limiter(Rules([rule(id="default", default=True), narrow]))
+    assert [name for name, _ in names(guard(limiter))] == ["default"]
+    assert [name for name, _ in names(guard(limiter, model="other"))] == ["narrow"]
 
 
 def test_a_default_yields_to_a_rule_of_its_kind():
@@ -159,6 +197,18 @@ def test_only_what_nobody_keeps_and_nobody_used_is_swept():
     limiter.sweep(later)
     assert len(limiter) == 2
     assert guard(limiter).meters == kept.meters
+
+
+def test_made_up_values_share_a_counter_in_the_end(monkeypatch):
+    """A client that may choose tags or models cannot fill the memory with counters."""
+    monkeypatch.setattr("fastgw.flow.limits._MOST_VALUES", 3)
+    limiter = Limiter(Rules([rule("tag", "job=*")]))
+    guards = [guard(limiter, tags={"job": str(number)}) for number in range(10)]
+    assert len(limiter) == 4
+    assert names(guards[9]) == [("tag job=* requests", "")]
+    assert guards[9].meters == guards[5].meters != guards[2].meters
+    limiter.replace(Rules([rule("tag", "job=*", number=9)]))
+    assert guard(limiter, tags={"job": "more"}).meters == guards[9].meters
 
 
 def model(*prices, name="m"):

@@ -276,6 +276,27 @@ async def test_open_reservations_are_no_spend(serve, sqlite_url, tmp_path):
         assert (await ask(served, key, max_tokens=150))[0] == 200
 
 
+async def test_forty_at_once_never_overspend(serve, sqlite_url):
+    """What all of them may cost does not fit, what they do cost does: nobody goes over, and who
+    is refused is told to come back."""
+    served = await serve(sqlite_url)
+    store = served.gateway.store
+    await price(store)
+    await budgets.create(store, scope="global", limit_nano=140_000, period="day")
+    await served.gateway._changes.poll()
+    key = await served.create_key()
+    answers = await asyncio.gather(*(ask(served, key, max_tokens=20) for _ in range(40)))
+    served_count = sum(status == 200 for status, _, _ in answers)
+    (budget,) = meters(served)
+    assert budget.spent == served_count * 5_000 <= 140_000
+    assert budget.reserved == 0
+    assert 0 < served_count < 40
+    assert {code for _, _, code in answers} <= {None, "budget_reserved", "insufficient_quota"}
+    for _ in range(40):
+        await ask(served, key, max_tokens=20)
+    assert 140_000 - 40_000 < budget.spent <= 140_000
+
+
 @pytest.mark.parametrize(
     ("scope", "match", "period"),
     [

@@ -13,7 +13,10 @@ RESET_AT = "reset_at"
 
 
 class Limit(Stored, kw_only=True):
-    """A limit. `match` is an id, a name, `k=v` for the scope tag, or `*`."""
+    """A limit. `match` is an id, a name, `k=v` for the scope tag, or `*`.
+
+    Behind ` & ` it may name more that has to match: `key_1 & model=gpt-*`.
+    """
 
     scope: str
     match: str = "*"
