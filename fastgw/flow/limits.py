@@ -56,7 +56,10 @@ class Limiter:
         return len(self._meters)
 
     def replace(self, rules: Rules) -> None:
-        """Go by other rules from now on. Counters stay where only the number is another."""
+        """Go by other rules from now on. Counters stay where only the number is another.
+
+        Where no more than numbers changed, guards made before are as good as new ones.
+        """
         kept = {}
         for key, meter in self._meters.items():
             rule = rules.by_id.get(key[0])
@@ -66,8 +69,11 @@ class Limiter:
         self._values = Counter(
             meter.rule.id for meter in kept.values() if meter.rule.scope in _CHOSEN
         )
-        stamp, self.rules = self.rules.stamp, rules
-        stamp.kill()
+        before, self.rules = self.rules, rules
+        if rules.match_like(before):
+            rules.stamp = before.stamp
+        else:
+            before.stamp.kill()
 
     def guard(
         self, principal: Principal, model: str, providers: Iterable[str], tags: Mapping[str, str]

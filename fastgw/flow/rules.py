@@ -72,7 +72,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules:
-    """All rules in force; a change makes another set and kills the stamp of this one."""
+    """All rules in force. A change makes another set; who applies to whom is marked by `stamp`."""
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self.stamp = Stamp()
@@ -89,6 +89,12 @@ class Rules:
 
     def __len__(self) -> int:
         return len(self.by_id)
+
+    def match_like(self, others: Rules) -> bool:
+        """Tell whether the same rules apply to everything, whatever their numbers."""
+        return self.by_id.keys() == others.by_id.keys() and all(
+            rule.counts_like(others.by_id[name]) for name, rule in self.by_id.items()
+        )
 
     def matching(self, facts: Sequence[Fact]) -> Iterator[tuple[Rule, str]]:
         """Give the rules that apply, each with the value it counts for; in a fixed order."""

@@ -146,8 +146,8 @@ def test_counters_outlive_a_changed_number():
         )
     )  # fmt: skip
     after = guard(limiter)
-    assert not stamp.live
-    assert limiter.rules.stamp.live
+    assert limiter.rules.stamp is stamp
+    assert stamp.live, "the guards made before go by the new numbers"
     assert after.meters == before.meters
     assert after.meters[0].remaining(MINUTE) == 2
     assert (after.meters[1].spent, after.meters[1].remaining(MINUTE)) == (60, 10)
@@ -167,9 +167,11 @@ def test_counters_outlive_a_changed_number():
 def test_counters_of_another_kind_begin_anew(other):
     """What was counted otherwise says nothing about the new rule; a reset neither."""
     limiter = Limiter(Rules([rule(id="x")]))
-    before = guard(limiter)
+    before, stamp = guard(limiter), limiter.rules.stamp
     limiter.replace(Rules([other]))
     assert guard(limiter).meters != before.meters
+    assert not stamp.live
+    assert limiter.rules.stamp.live
     limiter.replace(Rules())
     assert len(limiter) == 0
     assert guard(limiter).meters == ()
