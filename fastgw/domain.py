@@ -120,6 +120,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     client_tags: tuple[str, ...] = ()
     """Names of tags the caller may set."""
+    allowed_ips: tuple[str, ...] = ()
+    """Addresses and networks (CIDR) it may be used from; empty allows all."""
     user_id: str | None = None
     team_id: str | None = None
     org_id: str | None = None
