@@ -10,7 +10,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-MODULES: Final = ("scan", "sse", "estimate", "ids", "http1", "counters")
+MODULES: Final = ("scan", "sse", "estimate", "ids", "http1", "counters", "rows")
 """`_NAME.pyx` is the compiled module, `pure/NAME.py` its twin."""
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastgw._ext import _estimate as estimate
     from fastgw._ext import _http1 as http1
     from fastgw._ext import _ids as ids
+    from fastgw._ext import _rows as rows
     from fastgw._ext import _scan as scan
     from fastgw._ext import _sse as sse
 
@@ -40,4 +41,4 @@ else:
         _bind("fastgw._ext.pure.{}")
         BUILD = "pure"
 
-__all__ = ["BUILD", "MODULES", "counters", "estimate", "http1", "ids", "scan", "sse"]
+__all__ = ["BUILD", "MODULES", "counters", "estimate", "http1", "ids", "rows", "scan", "sse"]

@@ -196,7 +196,7 @@ class SQLiteTransaction(Transaction):
             check_text(row)
         await self._writer.many(sql, [dict(zip(NAMES, row, strict=False)) for row in rows])
 
-    async def load(self, into: Load, rows: Sequence[tuple[object, ...]]) -> None:
+    async def load(self, into: Load, rows: list[tuple[object, ...]]) -> None:
         """Write many new rows."""
         await self._writer.many(into.insert, rows)
 

@@ -64,8 +64,8 @@ class Session(ABC):
         """Run a statement once for each row of arguments, all or nothing."""
 
     @abstractmethod
-    async def load(self, into: Load, rows: Sequence[tuple[object, ...]]) -> None:
-        """Write many new rows, all or nothing."""
+    async def load(self, into: Load, rows: list[tuple[object, ...]]) -> None:
+        """Write many new rows of texts, whole numbers and None, all or nothing."""
 
     @abstractmethod
     def transaction(self) -> AbstractAsyncContextManager[Session]:
@@ -101,8 +101,8 @@ class Store(Session):
         async with self.transaction() as tx:
             await tx.executemany(sql, rows)
 
-    async def load(self, into: Load, rows: Sequence[tuple[object, ...]]) -> None:
-        """Write many new rows, all or nothing."""
+    async def load(self, into: Load, rows: list[tuple[object, ...]]) -> None:
+        """Write many new rows of texts, whole numbers and None, all or nothing."""
         async with self.transaction() as tx:
             await tx.load(into, rows)
 
