@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import shutil
 import sys
 import tempfile
@@ -75,6 +76,8 @@ def main() -> int:
     parser.add_argument("--keys", type=int, default=100)
     options = parser.parse_args()
     records = make_records(options.records, options.keys)
+    gc.freeze()  # as a worker does
+    gc.set_threshold(20_000, 20, 100)
     folder = Path(tempfile.mkdtemp(prefix="fastgw-ledger-"))
     server = servers.start_postgres()
     console = servers.Console(server.dsn)

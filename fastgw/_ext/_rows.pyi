@@ -7,15 +7,21 @@ from fastgw._ext.columns import Row
 
 @final
 class Shape:
-    """What every row has in each column, and how large a number may be."""
+    """Makes rows: what each column holds, how large a number may be, how a record is taken apart."""
 
-    def __init__(self, columns: tuple[int, ...], most: int, encode: Callable[[Any], str]) -> None:
+    def __init__(
+        self,
+        columns: tuple[int, ...],
+        most: int,
+        split: Callable[[Any], Row],
+        encode: Callable[[Any], str],
+    ) -> None:
         """A column is AS_IT_IS, NUMBER, JSON, or a text of at most so many characters.
 
         None stays None in all of them.
         """
 
-    def fit(self, records: list[Row]) -> list[Row]:
+    def fit(self, records: list[Any]) -> list[Row]:
         """Give the rows with every value such that a database takes it: nobody reads a refusal."""
 
 def group(

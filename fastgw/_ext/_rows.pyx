@@ -5,7 +5,7 @@ The twin is pure/rows.py. A text that needs more than a look is left to columns.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
@@ -36,15 +36,16 @@ cdef int64_t LARGEST = 0x7FFFFFFFFFFFFFFF
 
 @cython.final
 cdef class Shape:
-    """What every row has in each column, and how large a number may be."""
+    """Makes rows: what each column holds, how large a number may be, how a record is taken apart."""
 
     cdef int columns[MOST_COLUMNS]
     cdef Py_ssize_t width
     cdef int64_t most
     cdef object largest
+    cdef object split
     cdef object encode
 
-    def __init__(self, tuple columns not None, int64_t most, encode):
+    def __init__(self, tuple columns not None, int64_t most, split, encode):
         if not 0 < len(columns) <= MOST_COLUMNS:
             raise ValueError(f"a row has 1 to {MOST_COLUMNS} columns")
         self.width = len(columns)
@@ -52,20 +53,22 @@ cdef class Shape:
             self.columns[at] = columns[at]
         self.most = most
         self.largest = most
+        self.split = split
         self.encode = encode
 
     def fit(self, list records not None):
         """Give the rows with every value such that a database takes it: nobody reads a refusal."""
         cdef Py_ssize_t count = PyList_GET_SIZE(records)
         cdef list rows = PyList_New(count)
+        cdef dict encoded = {}
         cdef Py_ssize_t at
         for at in range(count):
-            row = self.fit_one(records[at])
+            row = self.fit_one(self.split(records[at]), encoded)
             Py_INCREF(row)
             PyList_SET_ITEM(rows, at, row)
         return rows
 
-    cdef tuple fit_one(self, tuple record):
+    cdef tuple fit_one(self, tuple record, dict encoded):
         if record is None or PyTuple_GET_SIZE(record) != self.width:
             raise ValueError("a row of another width")
         cdef tuple row = PyTuple_New(self.width)
@@ -82,10 +85,18 @@ cdef class Shape:
             elif kind == C_NUMBER:
                 value = self.fit_number(value)
             else:
-                value = self.encode(value) if value else "{}"
+                value = self.fit_mapping(value, encoded) if value else "{}"
             Py_INCREF(value)
             PyTuple_SET_ITEM(row, at, value)
         return row
+
+    cdef object fit_mapping(self, value, dict encoded):
+        """Encode a mapping once, however many records share it; they keep it alive meanwhile."""
+        cdef object key = <size_t><PyObject *>value
+        text = encoded.get(key)
+        if text is None:
+            text = encoded[key] = self.encode(value)
+        return text
 
     cdef object fit_number(self, value):
         cdef int overflow = 0
@@ -207,45 +218,66 @@ cdef enum:
     SIGNATURE_SIZE = 19
 
 
+@cython.final
+cdef class Buffer:
+    """Bytes that grow at their end."""
+
+    cdef char *start
+    cdef char *to
+    cdef char *end
+
+    def __dealloc__(self):
+        PyMem_Free(self.start)
+
+    cdef int need(self, Py_ssize_t size) except -1:
+        """Make room for `size` more bytes."""
+        if self.end - self.to >= size:
+            return 0
+        cdef Py_ssize_t used = self.to - self.start
+        cdef Py_ssize_t room = 2 * used + size + 4096
+        cdef void *larger = PyMem_Realloc(self.start, room)
+        if larger == NULL:
+            raise MemoryError
+        self.start = <char *>larger
+        self.to = self.start + used
+        self.end = self.start + room
+        return 0
+
+
 def copy_binary(list rows not None):
     """Encode rows of texts, whole numbers and None for PostgreSQL's COPY ... (FORMAT binary).
 
     Texts go as UTF-8, numbers as int8. See "Binary Format" in PostgreSQL's page on COPY.
     """
-    cdef Py_ssize_t size = SIGNATURE_SIZE + 2, length, at
+    cdef Buffer buffer = Buffer()
+    cdef Py_ssize_t length, at
     cdef const char *text
+    buffer.need(SIGNATURE_SIZE)
+    memcpy(buffer.to, SIGNATURE, SIGNATURE_SIZE)
+    buffer.to += SIGNATURE_SIZE
     for row in rows:
         if not isinstance(row, tuple):
             raise TypeError("not a row")
-        size += 2 + 4 * PyTuple_GET_SIZE(row)
-        for at in range(PyTuple_GET_SIZE(row)):
-            value = (<tuple>row)[at]
-            if isinstance(value, str):
-                PyUnicode_AsUTF8AndSize(value, &length)
-                size += length
-            elif isinstance(value, int):
-                size += 8
-            elif value is not None:
-                raise TypeError("neither text nor whole number")
-    cdef bytes encoded = PyBytes_FromStringAndSize(NULL, size)
-    cdef char *to = PyBytes_AS_STRING(encoded)
-    memcpy(to, SIGNATURE, SIGNATURE_SIZE)
-    to += SIGNATURE_SIZE
-    for row in rows:
-        to = put16(to, PyTuple_GET_SIZE(row))
+        buffer.need(4 + 12 * PyTuple_GET_SIZE(row))
+        buffer.to = put16(buffer.to, PyTuple_GET_SIZE(row))
         for at in range(PyTuple_GET_SIZE(row)):
             value = (<tuple>row)[at]
             if value is None:
-                to = put32(to, 0xFFFFFFFF)
+                buffer.to = put32(buffer.to, 0xFFFFFFFF)
             elif isinstance(value, str):
                 text = PyUnicode_AsUTF8AndSize(value, &length)
-                to = put32(to, length)
-                memcpy(to, text, length)
-                to += length
+                buffer.to = put32(buffer.to, length)
+                # what numbers of the columns that follow may take is kept free
+                buffer.need(length + 2 + 12 * (PyTuple_GET_SIZE(row) - at))
+                memcpy(buffer.to, text, length)
+                buffer.to += length
+            elif isinstance(value, int):
+                buffer.to = put64(put32(buffer.to, 8), <int64_t>value)
             else:
-                to = put64(put32(to, 8), <int64_t>value)
-    put16(to, 0xFFFF)
-    return encoded
+                raise TypeError("neither text nor whole number")
+    buffer.need(2)
+    buffer.to = put16(buffer.to, 0xFFFF)
+    return PyBytes_FromStringAndSize(buffer.start, buffer.to - buffer.start)
 
 
 cdef inline char *put16(char *to, uint16_t number) noexcept:

@@ -24,16 +24,21 @@ LOCK_TIMEOUT_S = 60.0
 LOCK_PAUSE_S = 0.05
 
 
-class Load:
-    """Where many rows go at once: by COPY on PostgreSQL, by one prepared INSERT on SQLite."""
+INSERTED_AT_ONCE = 10
+"""Rows of one INSERT on SQLite: what it does once a statement costs as much as half a row."""
 
-    __slots__ = ("columns", "insert", "table")
+
+class Load:
+    """Where many rows go at once: by COPY on PostgreSQL, by prepared INSERTs on SQLite."""
+
+    __slots__ = ("columns", "insert", "insert_some", "table")
 
     def __init__(self, table: str, columns: tuple[str, ...]) -> None:
         self.table = table
         self.columns = columns
-        marks = ", ".join("?" * len(columns))
-        self.insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+        row = f"({', '.join('?' * len(columns))})"
+        self.insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {row}"
+        self.insert_some = self.insert + f", {row}" * (INSERTED_AT_ONCE - 1)
 
 
 class Session(ABC):

@@ -14,7 +14,7 @@ MOST = 10**15
 
 
 def shape(build, *columns):
-    return build.rows.Shape(columns, MOST, repr)
+    return build.rows.Shape(columns, MOST, tuple, repr)
 
 
 def test_what_fits_is_kept(build):
@@ -75,6 +75,20 @@ def test_mappings_are_encoded(build):
     assert shape(build, JSON).fit([({"a": 1},), ({},)]) == [("{'a': 1}",), ("{}",)]
 
 
+def test_a_shared_mapping_is_encoded_once(build):
+    """Equal ones that are not the same are encoded apart, and nothing is kept for the next time."""
+    asked = []
+
+    def encode(value):
+        asked.append(value)
+        return str(len(asked))
+
+    made = build.rows.Shape((JSON,), MOST, tuple, encode)
+    shared = {"a": 1}
+    assert made.fit([(shared,), ({"a": 1},), (shared,)]) == [("1",), ("2",), ("1",)]
+    assert made.fit([(shared,)]) == [("3",)]
+
+
 def test_an_encoder_that_fails_leaves_nothing_behind(build):
     """The error comes through; what was begun is let go."""
 
@@ -84,7 +98,7 @@ def test_an_encoder_that_fails_leaves_nothing_behind(build):
     marker = object()
     before = sys.getrefcount(marker)
     with pytest.raises(KeyError):
-        build.rows.Shape((AS_IT_IS, JSON), MOST, fail).fit([(marker, {}), (marker, {"a": 1})])
+        build.rows.Shape((AS_IT_IS, JSON), MOST, tuple, fail).fit([(marker, {}), (marker, {"a": 1})])
     assert sys.getrefcount(marker) == before
 
 

@@ -17,10 +17,14 @@ _LARGEST = 2**63 - 1
 
 @final
 class Shape:
-    """What every row has in each column, and how large a number may be."""
+    """Makes rows: what each column holds, how large a number may be, how a record is taken apart."""
 
     def __init__(
-        self, columns: tuple[int, ...], most: int, encode: Callable[[Any], str]
+        self,
+        columns: tuple[int, ...],
+        most: int,
+        split: Callable[[Any], Row],
+        encode: Callable[[Any], str],
     ) -> None:
         """A column is AS_IT_IS, NUMBER, JSON, or a text of at most so many characters.
 
@@ -30,26 +34,35 @@ class Shape:
             raise ValueError(f"a row has 1 to {MOST_COLUMNS} columns")
         self._columns = columns
         self._most = most
+        self._split = split
         self._encode = encode
 
-    def fit(self, records: list[Row]) -> list[Row]:
+    def fit(self, records: list[Any]) -> list[Row]:
         """Give the rows with every value such that a database takes it: nobody reads a refusal."""
-        return [self._fit_one(record) for record in records]
+        encoded: dict[int, str] = {}
+        return [self._fit_one(self._split(record), encoded) for record in records]
 
-    def _fit_one(self, record: Row) -> Row:
+    def _fit_one(self, record: Row, encoded: dict[int, str]) -> Row:
         if len(record) != len(self._columns):
             raise ValueError("a row of another width")
         return tuple(
-            value if value is None or kind == AS_IT_IS else self._fit_value(value, kind)
+            value if value is None or kind == AS_IT_IS else self._fit_value(value, kind, encoded)
             for value, kind in zip(record, self._columns, strict=True)
         )
 
-    def _fit_value(self, value: Any, kind: int) -> Any:
+    def _fit_value(self, value: Any, kind: int, encoded: dict[int, str]) -> Any:
         if kind == NUMBER:
             return min(max(int(value), 0), self._most)
         if kind == JSON:
-            return self._encode(value) if value else "{}"
+            return self._fit_mapping(value, encoded) if value else "{}"
         return fit_text(value, kind)
+
+    def _fit_mapping(self, value: Any, encoded: dict[int, str]) -> str:
+        """Encode a mapping once, however many records share it; they keep it alive meanwhile."""
+        text = encoded.get(id(value))
+        if text is None:
+            text = encoded[id(value)] = self._encode(value)
+        return text
 
 
 def group(

@@ -49,7 +49,9 @@ def _tags(tags: Mapping[str, str]) -> str:
     return to_json({fit_text(k, LONGEST_NAME): fit_text(v, LONGEST_MODEL) for k, v in tags.items()})
 
 
-SHAPE = rows_.Shape(tuple(_FITS.get(name, AS_IT_IS) for name in COLUMNS), MOST, _tags)
+SHAPE = rows_.Shape(
+    tuple(_FITS.get(name, AS_IT_IS) for name in COLUMNS), MOST, astuple, _tags
+)
 
 RECORDS = Load("usage_records", COLUMNS)
 STAGE = Load("usage_staging", COLUMNS)
@@ -77,18 +79,17 @@ def _columns(load: Load) -> str:
 
 
 # Only DDL differs. On PostgreSQL the tables belong to the connection and are emptied by COMMIT.
+_GROUP_TABLES = [f"{load.table} ({_columns(load)})" for load in (GROUPS, TAG_GROUPS)]
 MAKE_GROUPS = {
-    "postgresql": tuple(
-        f"CREATE TEMP TABLE IF NOT EXISTS {load.table} ({_columns(load)}) ON COMMIT DELETE ROWS"
-        for load in (GROUPS, TAG_GROUPS)
+    "postgresql": (
+        "; ".join(
+            f"CREATE TEMP TABLE IF NOT EXISTS {table} ON COMMIT DELETE ROWS"
+            for table in _GROUP_TABLES
+        ),
     ),
-    "sqlite": tuple(
-        statement
-        for load in (GROUPS, TAG_GROUPS)
-        for statement in (
-            f"CREATE TEMP TABLE IF NOT EXISTS {load.table} ({_columns(load)})",
-            f"DELETE FROM {load.table}",
-        )
+    "sqlite": (
+        *(f"CREATE TEMP TABLE IF NOT EXISTS {table}" for table in _GROUP_TABLES),
+        *(f"DELETE FROM {load.table}" for load in (GROUPS, TAG_GROUPS)),
     ),
 }
 MAKE_STAGING = {
@@ -157,6 +158,14 @@ ON CONFLICT (key_id) DO UPDATE SET updated_at = excluded.updated_at, last_used_a
   WHEN excluded.last_used_at > api_key_activity.last_used_at THEN excluded.last_used_at
   ELSE api_key_activity.last_used_at END"""
 
+MOVE = {
+    # One round trip. The parts run in the same order in every process: they are one plan.
+    "postgresql": (
+        f"WITH day AS ({ROLL_DAY}), month AS ({ROLL_MONTH}), tags AS ({ROLL_TAGS}) {NOTE_ACTIVITY}",
+    ),
+    "sqlite": (ROLL_DAY, ROLL_MONTH, ROLL_TAGS, NOTE_ACTIVITY),
+}
+
 MAKE_PARTITION = "SELECT fastgw_make_usage_partition($1)"
 
 
@@ -165,7 +174,7 @@ async def insert_batch(store: Store, records: Iterable[UsageRecord]) -> int:
 
     At most 9,000 at once, or sums of numbers at their ceiling are too large.
     """
-    rows = SHAPE.fit([astuple(record) for record in records])
+    rows = SHAPE.fit([*records])
     if not rows:
         return 0
     rows.sort(key=_TIME_AND_ID)  # concurrent batches wait for each other's rows in one order
@@ -201,17 +210,15 @@ async def _move_roll_ups(tx: Session, rows: list[Row]) -> None:
     groups = rows_.group(rows, _AT, DAY_MS, _KEYS, _SUMMED)
     months = {day: month_bounds(day)[0] for day in {row[0] for row in groups}}
     groups = [(*row, months[row[0]]) for row in groups]
-    now = now_ms()
     for statement in MAKE_GROUPS[tx.engine]:
         await tx.execute(statement)
     await tx.load(GROUPS, groups)
-    await tx.execute(ROLL_DAY, now)
-    await tx.execute(ROLL_MONTH, now)
+    now = now_ms()
     tagged = _split_tags(groups)
     if tagged:
         await tx.load(TAG_GROUPS, tagged)
-        await tx.execute(ROLL_TAGS, now)
-    await tx.execute(NOTE_ACTIVITY, now)
+    for statement in MOVE[tx.engine]:
+        await tx.execute(statement, now)
 
 
 def _split_tags(groups: list[Row]) -> list[Row]:
