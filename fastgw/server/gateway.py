@@ -14,8 +14,6 @@ from functools import partial
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from fastgw import __version__, _ext, logs
 from fastgw._ext import counters
@@ -28,7 +26,7 @@ from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
 from fastgw.flow.exchange import LoadKey
 from fastgw.flow.keys import KeyCache
-from fastgw.metrics import Collector, Metrics
+from fastgw.metrics import Exposition, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
 from fastgw.server.http import GatewayServer, Handler, name_server
@@ -65,7 +63,6 @@ class Gateway:
         self._listeners: list[asyncio.Server] = []
         self._draining = False
         self._started_at = time.time()
-        self._registry = CollectorRegistry(auto_describe=False)
 
     # -- making ---------------------------------------------------------------------------------
 
@@ -93,7 +90,7 @@ class Gateway:
             key_label=settings.metrics.key_label,
             tag_labels=settings.metrics.tag_labels,
         )
-        self._registry.register(Collector(self._board))
+        self.exposition = Exposition(self._board)
         keys = KeyCache(time.monotonic, self.metrics.key_cache_events)
         self._changes = Changes(self.store, keys, self.refresh)
         await self._changes.start()  # before anything is read that it will keep true
@@ -282,11 +279,6 @@ class Gateway:
             "models": len(directory.models) + len(directory.listed),
             "ambiguous_models": directory.ambiguous,
         }  # fmt: skip
-
-    def render_metrics(self, accept: str) -> tuple[bytes, str]:
-        """Give the metrics of all workers, and their content type."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
 
     # -- letting go -----------------------------------------------------------------------------
 
