@@ -7,7 +7,7 @@ from fastgw._ext.columns import Row
 
 @final
 class Shape:
-    """Makes rows: what each column holds, how large a number may be, how a record is taken apart."""
+    """Makes rows: what a column holds, how large a number may be, how a record is taken apart."""
 
     def __init__(
         self,

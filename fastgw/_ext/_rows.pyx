@@ -14,7 +14,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from cpython.unicode cimport PyUnicode_GET_LENGTH
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
 from fastgw._ext.columns import AS_IT_IS, JSON, NUMBER, fit_text
@@ -36,7 +36,7 @@ cdef int64_t LARGEST = 0x7FFFFFFFFFFFFFFF
 
 @cython.final
 cdef class Shape:
-    """Makes rows: what each column holds, how large a number may be, how a record is taken apart."""
+    """Makes rows: what a column holds, how large a number may be, how a record is taken apart."""
 
     cdef int columns[MOST_COLUMNS]
     cdef Py_ssize_t width
@@ -151,7 +151,9 @@ cdef class Sums:
         return cells
 
 
-def group(list rows not None, Py_ssize_t at, int64_t unit, tuple keys not None, tuple sums not None):
+def group(
+    list rows not None, Py_ssize_t at, int64_t unit, tuple keys not None, tuple sums not None
+):
     """Sum rows up by time and by some columns.
 
     `at` is the column of the time, which is cut to whole `unit`s. Gives a tuple for each group, in

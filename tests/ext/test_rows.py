@@ -97,8 +97,9 @@ def test_an_encoder_that_fails_leaves_nothing_behind(build):
 
     marker = object()
     before = sys.getrefcount(marker)
+    made = build.rows.Shape((AS_IT_IS, JSON), MOST, tuple, fail)
     with pytest.raises(KeyError):
-        build.rows.Shape((AS_IT_IS, JSON), MOST, tuple, fail).fit([(marker, {}), (marker, {"a": 1})])
+        made.fit([(marker, {}), (marker, {"a": 1})])
     assert sys.getrefcount(marker) == before
 
 

@@ -472,9 +472,7 @@ async def test_who_leaves_does_not_take_the_reading_along(room, held, authority)
     caught = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: caught.append(context))
     trust = room.dial.Trust()
-    first, second = (
-        asyncio.ensure_future(trust.context_soon(authority.file)) for _ in range(2)
-    )
+    first, second = (asyncio.ensure_future(trust.context_soon(authority.file)) for _ in range(2))
     await settled(lambda: held.threads)
     first.cancel()
     await asyncio.wait([first])

@@ -15,9 +15,10 @@ _LENGTH = Struct("!i")
 _INTEGER = Struct("!iq")
 _LARGEST = 2**63 - 1
 
+
 @final
 class Shape:
-    """Makes rows: what each column holds, how large a number may be, how a record is taken apart."""
+    """Makes rows: what a column holds, how large a number may be, how a record is taken apart."""
 
     def __init__(
         self,

@@ -49,9 +49,7 @@ def _tags(tags: Mapping[str, str]) -> str:
     return to_json({fit_text(k, LONGEST_NAME): fit_text(v, LONGEST_MODEL) for k, v in tags.items()})
 
 
-SHAPE = rows_.Shape(
-    tuple(_FITS.get(name, AS_IT_IS) for name in COLUMNS), MOST, astuple, _tags
-)
+SHAPE = rows_.Shape(tuple(_FITS.get(name, AS_IT_IS) for name in COLUMNS), MOST, astuple, _tags)
 
 RECORDS = Load("usage_records", COLUMNS)
 STAGE = Load("usage_staging", COLUMNS)

@@ -547,14 +547,14 @@ def upgrade() -> None:
         )
         run("CREATE TABLE usage_records_default PARTITION OF usage_records DEFAULT")
         triggers = pg_triggers()
-        indexes = (*INDEXES, *PG_INDEXES)
+        indexes = [*INDEXES, *PG_INDEXES]
     else:
         for table, columns in TABLES.items():
             clustered = ", WITHOUT ROWID" if table in CLUSTERED else ""
             run(f"CREATE TABLE {table} ({sqlite_words(columns)}) STRICT{clustered}")
         run(f"CREATE TABLE usage_records ({sqlite_words(USAGE_RECORDS)}) STRICT, WITHOUT ROWID")
         triggers = sqlite_triggers()
-        indexes = INDEXES
+        indexes = [*INDEXES]
     for statement in (*indexes, *triggers):
         run(statement)
     run("INSERT INTO config_version (id, version, pruned_to) VALUES (1, 0, 0)")
