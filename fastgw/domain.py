@@ -176,8 +176,10 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
     billing_key_id: str | None = None
 
 
-class UsageRecord(msgspec.Struct, frozen=True):
+class UsageRecord(msgspec.Struct, frozen=True, gc=False):
     """What is written down of one exchange; field names are the contract's.
+
+    Their order is fixed: hot code gives them by position, and it is that of the table's columns.
 
     `id` is ours and unique; `request_id` is the client's label. Money is nano-dollars, times are
     epoch milliseconds, durations milliseconds, `overhead_us` microseconds.

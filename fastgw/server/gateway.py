@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from fastgw import __version__, _ext, logs
 from fastgw._ext import counters
@@ -29,7 +27,7 @@ from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
 from fastgw.flow.exchange import LoadKey, LoadSpend, Wait
 from fastgw.flow.keys import KeyCache
-from fastgw.metrics import Collector, Metrics
+from fastgw.metrics import Exposition, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
 from fastgw.server.door import Door
@@ -74,7 +72,6 @@ class Gateway:
         self._listeners: list[asyncio.Server] = []
         self._draining = False
         self._started_at = time.time()
-        self._registry = CollectorRegistry(auto_describe=False)
 
     # -- making ---------------------------------------------------------------------------------
 
@@ -102,7 +99,7 @@ class Gateway:
             key_label=settings.metrics.key_label,
             tag_labels=settings.metrics.tag_labels,
         )
-        self._registry.register(Collector(self._board))
+        self.exposition = Exposition(self._board)
         keys = KeyCache(time.monotonic, self.metrics.key_cache_events)
         self._changes = Changes(self.store, keys, self.refresh, self.refresh_rules)
         await self._changes.start()  # before anything is read that it will keep true
@@ -337,11 +334,6 @@ class Gateway:
             "models": len(directory.models) + len(directory.listed),
             "ambiguous_models": directory.ambiguous,
         }  # fmt: skip
-
-    def render_metrics(self, accept: str) -> tuple[bytes, str]:
-        """Give the metrics of all workers, and their content type."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
 
     # -- letting go -----------------------------------------------------------------------------
 
