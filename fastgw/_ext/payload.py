@@ -60,8 +60,6 @@ def judge(payload: bytes) -> Verdict:
         whole=True,
         usage=_holds_usage(value),
         extra=value.get("choices") == [] and isinstance(value.get("usage"), dict),
-        error=isinstance(error, dict)
-        or (isinstance(error, str) and error != "")
-        or told in ERRORS,
+        error=isinstance(error, dict) or (isinstance(error, str) and error != "") or told in ERRORS,
         end=told in ENDS,
     )

@@ -113,6 +113,7 @@ class Gateway:
             self.load_key,
             max_body_bytes=settings.server.max_body_bytes,
             body_timeout_s=settings.server.body_timeout_s,
+            stream=settings.stream,
         )
         await self._make_servers()
 
@@ -203,6 +204,7 @@ class Gateway:
         self.settings = settings
         logs.configure(settings.logs)
         self._apply_settings()
+        self.lane.stream = settings.stream
         self._changes.demand()
 
     def _apply_settings(self) -> None:

@@ -23,6 +23,7 @@ from fastgw.errors import (
 )
 from fastgw.flow import accept
 from fastgw.flow.relay import SERVER
+from fastgw.server.endpoints import client_api_of
 from fastgw.server.replies import route_error
 from fastgw.server.reply import Answered
 
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[Answered]]
 
+_LONGEST_LINE = 8192
 _labels = ids.Source("req_")
 
 
@@ -69,9 +71,9 @@ class GatewayServer(web.Server):
         try:
             response = await (hot or self._app_handler)(request)
         except web.HTTPException as exc:
-            response = route_error(_explain(exc, request), label_of(request))
+            response = _route_error(_explain(exc, request), request)
         except GatewayError as exc:
-            response = route_error(exc, label_of(request))
+            response = _route_error(exc, request)
         if self.draining:
             response.force_close()
         return response
@@ -80,7 +82,23 @@ class GatewayServer(web.Server):
 class GatewayProtocol(RequestHandler):
     """One client connection; faults that aiohttp itself finds are answered in our shape."""
 
-    __slots__ = ()
+    __slots__ = ("_begin", "_taken")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._begin = b""
+        """How the request that is read, or was read last, begins."""
+        self._taken = False
+
+    def data_received(self, data: bytes) -> None:
+        """Note how a request begins: of one that it refuses the parser tells nothing."""
+        if self._current_request is None and not self._messages:
+            if self._taken:
+                self._begin, self._taken = b"", False
+            if len(self._begin) < _LONGEST_LINE:
+                self._begin += data[:_LONGEST_LINE]
+        super().data_received(data)
+        self._taken = self._taken or bool(self._messages)
 
     def handle_error(
         self,
@@ -101,7 +119,9 @@ class GatewayProtocol(RequestHandler):
         else:
             log.error("request_failed", status=status, exc_info=exc)
             error = InternalError("something went wrong on our side")
-        response = route_error(error, _labels.next())
+        line = self._begin.lstrip(b"\r\n").split(b"\n", 1)[0].split(b" ")
+        target = line[1].decode("latin-1") if len(line) > 1 else ""
+        response = route_error(error, _labels.next(), client_api_of(target, {}))
         response.force_close()
         return response
 
@@ -109,6 +129,11 @@ class GatewayProtocol(RequestHandler):
 async def name_server(_: web.Request, response: web.StreamResponse) -> None:
     """Say who answers, and not which libraries in which versions."""
     response.headers["server"] = SERVER
+
+
+def _route_error(error: GatewayError, request: web.Request) -> web.Response:
+    api = client_api_of(request.path, request.headers)
+    return route_error(error, label_of(request), api)
 
 
 def label_of(request: web.Request) -> str:

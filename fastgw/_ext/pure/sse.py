@@ -91,14 +91,14 @@ class _Found:
             at = quote + 1
             if not value:
                 continue
-            if key == b"type" and value in _LAST_TYPES:
-                self.marked = True
-            if key == b"type" and self.mode is _Mode.ANY_TEXT:
+            if key != b"type":
+                self._take(key, value)
+                continue
+            self.marked |= value in _LAST_TYPES
+            if self.mode is _Mode.ANY_TEXT:
                 self.mode = _text_mode(value)
                 if self.content and self.mode is not _Mode.ANY_TEXT:
                     return False
-            elif key != b"type":
-                self._take(key, value)
         return True
 
     def _take(self, key: bytes, value: bytes) -> None:
