@@ -353,7 +353,8 @@ class Call(Deadline):
     def _whole(self) -> Reply:
         exchange = self._exchange
         if self._reply.started:
-            raise exchange.error or UpstreamProtocolError(_NO_STREAM, billed=True)
+            error, exchange.error = exchange.error, None
+            raise error or UpstreamProtocolError(_NO_STREAM, billed=True)
         exchange.status = self._answer.status
         count(exchange)
         fields = self._fields()
