@@ -182,7 +182,7 @@ def _check_credential(request: web.Request) -> None:
     key = request.app[MOCK].options.api_key
     if key is None:
         return
-    native = anthropic.owns(request.path)
+    native = anthropic.owns(request.path) or "anthropic-version" in request.headers
     given = request.headers.get("x-api-key" if native else "authorization")
     if given is None:
         message = "You didn't provide an API key. Provide it in an Authorization header."
