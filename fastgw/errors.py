@@ -57,6 +57,14 @@ class InvalidRequest(ClientError):
     """A field is missing, of the wrong type or out of range."""
 
 
+class InvalidHTTP(ClientError):
+    """The request is malformed or too large HTTP, or asks for HTTP that is not spoken here."""
+
+    def __init__(self, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class InvalidJSON(ClientError):
     """The body is not one complete JSON object."""
 

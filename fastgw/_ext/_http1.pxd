@@ -24,6 +24,10 @@ cdef class Dechunker:
     cdef int state
     cdef int digits
     cdef int extension
+    cdef int extensions
+    cdef bint request
+    cdef int trailed
+    cdef bytearray line
     cdef long long left
     cdef readonly bytes excess
     cdef readonly bint done
@@ -37,4 +41,5 @@ cdef class Dechunker:
     cdef int step_size(self, int byte) except -1
     cdef int step_extension(self, int byte) except -1
     cdef int step_quoted(self, int byte) except -1
+    cdef int step_trailer(self, int byte) except -1
     cdef int refuse(self, str why) except -1

@@ -1,6 +1,7 @@
 MAX_HEAD: int
 MAX_FIELDS: int
 MAX_EXTENSION: int
+MAX_EXTENSIONS: int
 MAX_SIZE_DIGITS: int
 MAX_LENGTH_DIGITS: int
 
@@ -31,7 +32,7 @@ class Head:
 def parse_head(buf: bytes) -> Head | None: ...
 
 class Dechunker:
-    def __init__(self) -> None: ...
+    def __init__(self, request: bool = False) -> None: ...
     @property
     def excess(self) -> bytes: ...
     @property

@@ -12,9 +12,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
+from fastgw._ext.trailers import accepts
+
 MAX_HEAD = 65536
 MAX_FIELDS = 100
 MAX_EXTENSION = 256
+MAX_EXTENSIONS = 16384
 MAX_SIZE_DIGITS = 15
 MAX_LENGTH_DIGITS = 18
 
@@ -22,6 +25,8 @@ cdef enum:
     HEAD_BYTES = 65536
     FIELDS = 100
     EXTENSION_BYTES = 256
+    EXTENSIONS_BYTES = 16384
+    TRAILER_BYTES = 8192
     SIZE_DIGITS = 15
     LENGTH_DIGITS = 18
     NAME_BYTES = 256
@@ -43,6 +48,7 @@ cdef enum:
     DATA_LF
     END_CR
     END_LF
+    TRAILER
     DONE
     BROKEN
 
@@ -379,11 +385,13 @@ cdef class Dechunker:
     """Takes the chunked framing off a body, or only checks it, however the bytes are cut.
 
     One object serves one body, through `feed` or through `check`. `done` is true once the last
-    chunk was seen; `excess` holds what came after it in `feed`.
+    chunk was seen; `excess` holds what came after it in `feed`. In the body of a
+    `request` trailers are passed over, else refused, and all extensions together are bounded.
     """
 
-    def __cinit__(self):
+    def __cinit__(self, bint request=False):
         self.state = SIZE
+        self.request = request
         self.excess = b""
 
     cpdef list feed(self, bytes data):
@@ -433,7 +441,12 @@ cdef class Dechunker:
             self.extension += 1
             if self.extension > EXTENSION_BYTES:
                 self.refuse("a chunk extension is longer than 256 bytes")
+            self.extensions += self.request
+            if self.extensions > EXTENSIONS_BYTES:
+                self.refuse("the chunk extensions are longer than 16 KiB")
             return self.step_extension(byte)
+        if self.state == TRAILER or (self.request and self.state == END_CR and byte != 13):
+            return self.step_trailer(byte)
         if self.state == SIZE_LF and byte == 10:
             self.digits = self.extension = 0
             self.state = DATA if self.left else END_CR
@@ -506,6 +519,20 @@ cdef class Dechunker:
             self.state = QUOTED_END
         elif byte == 92:
             self.state = QUOTED_ESCAPE
+        return 0
+
+    cdef int step_trailer(self, int byte) except -1:
+        if self.state == END_CR:
+            self.state = TRAILER
+            self.line = bytearray()
+        self.line.append(byte)
+        self.trailed += 1
+        if self.trailed > TRAILER_BYTES:
+            self.refuse("the trailers are longer than 8 KiB")
+        if byte == 10:
+            if not accepts(bytes(self.line)):
+                self.refuse("a trailer that is malformed or not allowed")
+            self.state = END_CR
         return 0
 
     cdef int refuse(self, str why) except -1:

@@ -31,8 +31,36 @@ cdef extern from *:
             at++;
         return at;
     }
+
+    /* The first byte that is no letter, digit or `-`, of which nearly every field name is made. */
+    static inline const unsigned char *
+    fgw_name_end(const unsigned char *at, const unsigned char *end)
+    {
+    #if defined(__SSE2__)
+        const __m128i fold = _mm_set1_epi8(32);
+        for (; end - at >= 16; at += 16) {
+            __m128i bytes = _mm_loadu_si128((const __m128i *)at);
+            __m128i letter = _mm_sub_epi8(_mm_or_si128(bytes, fold), _mm_set1_epi8('a'));
+            __m128i digit = _mm_sub_epi8(bytes, _mm_set1_epi8('0'));
+            __m128i plain = _mm_cmpeq_epi8(_mm_min_epu8(letter, _mm_set1_epi8(25)), letter);
+            plain = _mm_or_si128(
+                plain, _mm_cmpeq_epi8(_mm_min_epu8(digit, _mm_set1_epi8(9)), digit));
+            plain = _mm_or_si128(plain, _mm_cmpeq_epi8(bytes, _mm_set1_epi8('-')));
+            unsigned misses = ~(unsigned)_mm_movemask_epi8(plain) & 0xffff;
+            if (misses)
+                return at + __builtin_ctz(misses);
+        }
+    #endif
+        while (at < end && ((unsigned char)((*at | 32) - 'a') < 26 ||
+                            (unsigned char)(*at - '0') < 10 || *at == '-'))
+            at++;
+        return at;
+    }
     """
     const unsigned char *text_end "fgw_text_end"(
+        const unsigned char *at, const unsigned char *end
+    ) noexcept nogil
+    const unsigned char *name_end "fgw_name_end"(
         const unsigned char *at, const unsigned char *end
     ) noexcept nogil
 

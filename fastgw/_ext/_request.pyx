@@ -8,9 +8,13 @@ before a colon, more than one framing field, lists and signs in Content-Length, 
 `chunked`, several or odd hosts, a target that is no URI. Knows bytes only.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
+
+from fastgw._ext._http1 cimport Dechunker
+
+from fastgw._ext._http1 import BadChunk
 
 MAX_HEAD = HEAD_BYTES
 MAX_LINE = LINE_BYTES
@@ -444,7 +448,7 @@ cdef int read_field(
     Fields fields,
     Request *out,
 ) noexcept:
-    cdef const unsigned char *p = line
+    cdef const unsigned char *p = name_end(line, stop)
     cdef const unsigned char *end = stop
     cdef Py_ssize_t size
     cdef int index
@@ -765,3 +769,94 @@ cdef class Reader:
 def read(bytes buf not None, Fields fields not None):
     """Give the head that `buf` begins with; None while it is incomplete. Raises `BadRequest`."""
     return Reader(fields).read(buf)
+
+
+cdef class Framing:
+    """Follows the requests of one connection, so that only what is well framed goes on.
+
+    An incomplete head is kept back. `requests` counts the heads that went on, `fault` is the
+    `BadRequest` after which nothing goes on any more, `last` says that the newest request is the
+    connection's last, after which nothing goes on either.
+    """
+
+    cdef Request request
+    cdef bytes held
+    cdef bytes newest
+    cdef long long left
+    cdef Dechunker chunks
+    cdef readonly int requests
+    cdef readonly object fault
+    cdef readonly bint last
+
+    def __cinit__(self):
+        self.held = b""
+        self.newest = b""
+        self.request.looked = 0
+
+    @property
+    def target(self):
+        """Give the target of the newest request line that was read, b"" without."""
+        return self.newest
+
+    @property
+    def remaining(self):
+        """Give how much of the newest body is to come: 0 none, -1 unknown."""
+        return self.left if self.chunks is None else -1
+
+    @property
+    def midway(self):
+        """Tell whether a part of a head has come."""
+        return len(self.held.strip(b"\r\n")) > 0
+
+    def take(self, bytes data not None):
+        """Give what of `data` and of what was kept back can go on."""
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t size
+        if self.held:
+            data = self.held + data
+            self.held = b""
+        size = PyBytes_GET_SIZE(data)
+        while at < size and self.fault is None:
+            if self.left:
+                if self.left >= size - at:
+                    self.left -= size - at
+                    return data
+                at += <Py_ssize_t>self.left
+                self.left = 0
+            elif self.chunks is not None:
+                try:
+                    at += self.chunks.check(data[at:])
+                except BadChunk as error:
+                    self.fault = BadRequest(400, str(error))
+                    break
+                if self.chunks.done:
+                    self.chunks = None
+            elif self.last:
+                break
+            else:
+                at = self.take_head(data, at, size)
+                if self.held:
+                    break
+        return data if at == size else data[:at]
+
+    cdef Py_ssize_t take_head(self, bytes data, Py_ssize_t at, Py_ssize_t size):
+        cdef const unsigned char *start = <const unsigned char *>PyBytes_AS_STRING(data) + at
+        cdef int verdict = read_request(start, size - at, NO_FIELDS, &self.request)
+        if self.request.seen & REQUEST_LINE:
+            self.newest = data[at + self.request.target_start:at + self.request.target_end]
+        if verdict == 0:
+            self.held = data[at:]
+            return at
+        if verdict < 0:
+            self.fault = BadRequest(*faults[-verdict])
+            return at
+        self.requests += 1
+        self.last = self.request.close
+        self.left = self.request.length if self.request.length > 0 else 0
+        if self.request.chunked:
+            self.chunks = Dechunker(True)
+        self.request.looked = 0
+        return at + self.request.size
+
+
+cdef Fields NO_FIELDS = Fields(())

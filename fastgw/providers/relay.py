@@ -8,6 +8,8 @@ the client did not ask for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from fastgw._ext import scan, sse
 from fastgw.domain import Usage
@@ -15,7 +17,7 @@ from fastgw.providers.record import Asked
 from fastgw.wire import json, usage
 
 _USAGE = frozenset({b"usage"})
-_LARGEST_EVENT = 32 << 20
+LARGEST_EVENT = 32 << 20
 """Bytes; pictures travel as one event."""
 _HAVE_USAGE_OPTION = frozenset({"chat_completions", "completions"})
 """Endpoints with `stream_options.include_usage`; Responses always report."""
@@ -34,7 +36,7 @@ class Relay:
     """Relay of one exchange between a client and a provider that both speak the same API."""
 
     def __init__(self, *, drop_usage: bool = False) -> None:
-        self._tap = sse.Tap(drop_usage=drop_usage, limit=_LARGEST_EVENT)
+        self._tap = sse.Tap(drop_usage=drop_usage, limit=LARGEST_EVENT)
         self._whole: bytes | None = None
         self._reported: tuple[int, int] | None = None
 
@@ -45,6 +47,13 @@ class Relay:
     def data(self, data: bytes) -> bytes | None:
         """Pass whole events on, untouched."""
         return self._tap.feed(data)
+
+    def resume(self, tap: sse.Tap | None, whole: bytes | None) -> None:
+        """Take over an exchange whose answer has come already, through `tap` or whole."""
+        if tap is not None:
+            self._tap = tap
+        if whole is not None:
+            self.whole(whole)
 
     def finish(self) -> bytes:
         """Give the tail that never became an event."""
@@ -137,6 +146,17 @@ class AnthropicRelay(Relay):
         if last is None or last is first:
             return None
         return usage.read_event(last, first)
+class Facts(NamedTuple):
+    """What the fast lane must know to do what a relay does."""
+
+    asks_usage: bool
+
+
+def relay_facts(make: Any, endpoint: str) -> Facts | None:
+    """Tell what a maker of translators makes for an endpoint, if it makes relays."""
+    if not isinstance(make, partial) or make.func is not OpenAIRelay:
+        return None
+    return Facts(make.keywords["asks_usage"] and endpoint in _HAVE_USAGE_OPTION)
 
 
 def splice(body: bytes, edits: list[tuple[int, int, bytes]]) -> Sequence[bytes]:

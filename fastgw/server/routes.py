@@ -43,6 +43,15 @@ def hot_routes(gateway: Gateway) -> dict[str, Handler]:
     }
 
 
+def fast_routes() -> dict[str, str]:
+    """Give the exact request targets that the fast lane may serve, with their endpoints."""
+    return {
+        target: endpoint.name
+        for target, (endpoint, _) in hot_targets().items()
+        if endpoint.client_api == "openai"
+    }
+
+
 def add_routes(app: web.Application, gateway: Gateway) -> None:
     """Add every data-plane route. Provider pins come last: fixed first segments win over them."""
     router = app.router

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from fastgw._ext import http1, sse
 from fastgw.config.schema import Stream
-from fastgw.domain import Principal, Timeouts, usd
+from fastgw.domain import Deployment, Principal, Timeouts, usd
 from fastgw.errors import (
     BodyTooLarge,
     ClientGone,
@@ -25,7 +25,6 @@ from fastgw.errors import (
     GatewayError,
     InternalError,
     NoDeploymentAvailable,
-    RequestTimeout,
     UnsupportedMediaType,
     UpstreamFault,
     UpstreamProtocolError,
@@ -37,9 +36,11 @@ from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange, LoadKey
+from fastgw.flow.plan import leave_plan
 from fastgw.flow.relay import Answer, signature
 from fastgw.flow.route import route
 from fastgw.flow.translate import Request, translate
+from fastgw.server.carry import Carry
 from fastgw.server.replies import error_reply
 from fastgw.server.reply import Answered, Reply
 from fastgw.upstream import Pool
@@ -64,14 +65,12 @@ class StandardLane:
         load_key: Callable[[LoadKey], Awaitable[None]],
         *,
         max_body_bytes: int,
-        body_timeout_s: float,
         stream: Stream,
     ) -> None:
         self._context = context
         self._pool = pool
         self._load_key = load_key
         self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
         self.stream = stream
         """How silence on a stream is dealt with."""
         self._random = random.Random()  # noqa: S311 - weights, not secrets
@@ -79,14 +78,15 @@ class StandardLane:
         self.draining = False
         self.in_flight = 0
         """Exchanges accepted and not yet accounted."""
-        self.idle = asyncio.Event()
-        """Set while there are none."""
-        self.idle.set()
 
-    def end_all(self) -> None:
+    def is_busy(self) -> bool:
+        """Tell whether an exchange is under way."""
+        return self.in_flight > 0
+
+    def end_all(self, error: GatewayError) -> None:
         """End every live exchange with an error: the grace period is over."""
         for call in tuple(self._live):
-            call.stop(Draining("the server is shutting down"))
+            call.stop(error)
 
     async def serve(
         self,
@@ -101,12 +101,16 @@ class StandardLane:
         exchange = self._accept(request, endpoint, client_api, pinned)
         exchange.query = query
         reply = Reply(request)
-        context.metrics.lane["standard", "default"].add(1)
+        protocol: Any = request.protocol
+        carry: Carry | None = protocol.take_carry()
+        if carry is not None:
+            exchange.id, exchange.created_at = carry.id, carry.created_at
+            exchange.started = carry.started
+        context.metrics.lane["standard", protocol.reason].add(1)
         self.in_flight += 1
-        self.idle.clear()
         context.metrics.in_flight.add(1)
         try:
-            return await self._serve(request, reply, exchange)
+            return await self._serve(request, reply, exchange, carry)
         except GatewayError as error:
             exchange.error = error
             if reply.started:
@@ -124,9 +128,9 @@ class StandardLane:
             exchange.status = 500
             return error_reply(exchange.error, exchange)
         finally:
+            if carry is not None:
+                carry.drop()
             self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
             context.metrics.in_flight.add(-1)
             account(exchange, context)
 
@@ -151,13 +155,17 @@ class StandardLane:
         while (wait := authenticate(exchange, self._context)) is not None:
             await self._load_key(wait)
 
-    async def _serve(self, request: web.Request, reply: Reply, exchange: Exchange) -> Answered:
+    async def _serve(
+        self, request: web.Request, reply: Reply, exchange: Exchange, carry: Carry | None
+    ) -> Answered:
         if self.draining:
             raise Draining("the server is shutting down", retry_after=1)
         context = self._context
         await self._authenticate(exchange)
         admit(exchange, context, await self._read_body(request))
         route(exchange, self._random)
+        if carry is not None:
+            exchange.candidates = first(carry.deployment, exchange.candidates)
         fault: UpstreamFault | None = None
         for deployment in exchange.candidates:
             if fault is not None:
@@ -166,7 +174,11 @@ class StandardLane:
             try:
                 outgoing = translate(exchange, deployment)
                 self._live.add(call)
-                call.send(outgoing, deployment.provider.timeouts)
+                if carry is not None and carry.deployment is deployment:
+                    call.take_over(carry)
+                else:
+                    call.send(outgoing, deployment.provider.timeouts)
+                    leave_plan(exchange, context, self._pool)
                 return await call.answer()
             except UpstreamFault as exc:
                 fault = exc
@@ -193,12 +205,14 @@ class StandardLane:
         if (request.content_length or 0) > self._max_body_bytes:
             raise BodyTooLarge(too_large)
         try:
-            async with asyncio.timeout(self._body_timeout_s):
-                return await request.read()
+            return await request.read()
         except web.HTTPRequestEntityTooLarge as exc:
             raise BodyTooLarge(too_large) from exc
-        except TimeoutError as exc:
-            raise RequestTimeout("the body did not arrive in time") from exc
+
+
+def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
+    """Give the deployments with the wanted one, if it is still among them, before the others."""
+    return tuple(sorted(deployments, key=lambda each: each is not wanted))
 
 
 def _break_off(reply: Reply, exchange: Exchange, error: GatewayError) -> Reply:
@@ -247,10 +261,14 @@ class Call(Deadline):
             outgoing.target, outgoing.head, outgoing.parts, self, timeouts, record.replay
         )
         self._exchange.sent = time.monotonic_ns()
-        if self._reply.started:  # an earlier attempt's silence began it
-            self._arm()
-        elif self._exchange.stream:
-            self._pool.deadlines.arm(self, self._stream_settings.commit_after_s)
+        self._be_patient()
+
+    def take_over(self, carry: Carry) -> None:
+        """Go on with an attempt that the fast lane has begun."""
+        self._attempt = carry.attempt
+        self._exchange.sent = carry.sent
+        self._be_patient()
+        carry.take_over(self)
 
     def close(self) -> None:
         """Let go of the provider; an attempt that has not ended is cancelled."""
@@ -285,6 +303,15 @@ class Call(Deadline):
                 return
             self._write(KEEP_ALIVE)
         self._arm()
+
+    def _be_patient(self) -> None:
+        """Begin to wait for the provider's head."""
+        exchange, after = self._exchange, self._stream_settings.commit_after_s
+        if self._reply.started:  # an earlier attempt's silence began it
+            self._arm()
+        elif exchange.stream:
+            waited = (time.monotonic_ns() - exchange.started) / 1e9
+            self._pool.deadlines.arm(self, after if waited < after else 0.0)
 
     def _arm(self) -> None:
         """Wait for the next sign of life, or for the end of all patience if that comes first."""

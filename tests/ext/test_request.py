@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 NAMES = (b"authorization", b"content-type", b"x-request-id", b"x-stainless-runtime-version")
 HEAD = (
     b"POST /v1/chat/completions?a=b%20c HTTP/1.1\r\nHost: gw.test:8080\r\n"
-    b"Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nContent-Type: application/json\r\n"
+    b"Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
+    b"Content-Type: application/json\r\n"
     b"X-Stainless-Runtime-Version:3.12.1\r\nAuthorization: \t Bearer fgw-abc \t\r\nX-Empty:\r\n"
     b"X-Text: caf\xc3\xa9\t!\r\nContent-Length: 0012\r\n\r\n"
 )
@@ -26,7 +27,7 @@ def verdict(request, buf, wanted=NAMES):
     return head and facts(head, len(wanted))
 
 
-def facts(head, wanted=len(NAMES)):
+def facts(head, wanted):
     return (
         (head.size, head.method, head.target, head.minor, head.length, head.chunked, head.close),
         (head.keep_alive, head.expect, head.upgrade, head.fields, head.repeated),
@@ -297,7 +298,7 @@ def test_wanted_names_are_checked(build):
         [b"a" * 65],
         [b"%d" % n for n in range(65)],
     ):
-        with pytest.raises(ValueError, match="name|twice"):
+        with pytest.raises(ValueError, match=r"name|twice"):
             build.request.Fields(names)
     names = [b"x-%d" % n for n in range(64)]
     head = build.request.read(
@@ -319,7 +320,7 @@ def grow(request, buf):
         except request.BadRequest as error:
             return size, error.status, error.message
         if head is not None:
-            return facts(head)
+            return facts(head, len(NAMES))
     return None
 
 
@@ -338,6 +339,7 @@ def test_a_long_line_of_single_bytes_is_read_once(build):
         assert reader.read(head[:size]) is None
 
 
+PARTS = [b":", b"::", b"1", b"ffff", b".", b"1.2.3.4", b"0", b"12345"]
 PIECES = [
     *HEAD.splitlines(keepends=True),
     *(HOST, b"Host: b:80\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n"),
@@ -370,3 +372,90 @@ def test_both_builds_agree(twins, buf):
         assert one_by_one[1:] == expected
     else:
         assert one_by_one == expected
+
+
+# -- the requests of a connection ----------------------------------------------------------------
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+GET = b"GET /g HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = (
+    b"POST /c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b'2;a="b"\r\nab\r\n0\r\nX-Sum: 1\r\nX-Other:\r\n\r\n'
+)
+
+
+def follow(request, pieces):
+    """Give what goes on of the pieces, and what is known then."""
+    framing = request.Framing()
+    passed = b"".join([framing.take(piece) for piece in pieces])
+    fault = framing.fault and (framing.fault.status, framing.fault.message)
+    return (
+        passed,
+        (framing.requests, framing.target, fault, framing.last),
+        (framing.remaining, framing.midway),
+    )
+
+
+def test_what_is_well_framed_goes_on(build):
+    """Whole heads and body bytes pass as they come, the beginning of a head is kept back."""
+    whole = POST + GET + CHUNKED + b"\r\n" + GET
+    facts = (whole, (4, b"/g", None, False), (0, False))
+    assert follow(build.request, [whole]) == facts
+    assert follow(build.request, [bytes([byte]) for byte in whole]) == facts
+    assert follow(build.request, [whole, GET[:-1]])[0] == whole
+    assert follow(build.request, [GET[:-1]]) == (b"", (0, b"/g", None, False), (0, True))
+    assert follow(build.request, [POST[:-2]])[2] == (2, False)
+    assert follow(build.request, [CHUNKED[:-1]])[2] == (-1, False)
+    data = POST[-3:]
+    framing = build.request.Framing()
+    framing.take(POST[:-3])
+    assert framing.take(data) is data
+
+
+def test_nothing_goes_on_after_the_last_request(build):
+    """`Connection: close` ends with its body; what comes after it is nobody's."""
+    last = POST.replace(b"Host", b"Connection: close\r\nHost")
+    assert follow(build.request, [last[:-1], b"c" + GET, GET])[:2] == (last, (1, b"/", None, True))
+
+
+@pytest.mark.parametrize(
+    ("bad", "passed"),
+    [
+        (b"GET /x HTTP/1.1\n", b""),
+        (CHUNKED.replace(b"2;", b"0x2;"), CHUNKED[: CHUNKED.index(b"2;")]),
+        (CHUNKED.replace(b"X-Sum", b"Host"), CHUNKED[: CHUNKED.index(b"2;")]),
+        (CHUNKED.replace(b"X-Sum:", b"X-Sum"), CHUNKED[: CHUNKED.index(b"2;")]),
+        (CHUNKED.replace(b"X-Sum: 1", b"X-Sum: " + b"1" * 8192), CHUNKED[: CHUNKED.index(b"2;")]),
+        (CHUNKED.replace(b"a=", b"a" * 300 + b"="), CHUNKED[: CHUNKED.index(b"2;")]),
+    ],
+)
+def test_a_fault_ends_it(build, bad, passed):
+    """Requests before it go on, nothing after it does."""
+    framing = build.request.Framing()
+    assert framing.take(POST + bad + POST) == POST + passed
+    assert framing.fault.status == 400
+    assert framing.take(POST) == b""
+
+
+def test_chunk_extensions_are_bounded_together(build):
+    """Many short ones are an attack as well: 16 KiB in a body."""
+    framing = build.request.Framing()
+    framing.take(CHUNKED[: CHUNKED.index(b"2;")])
+    for _ in range(65):
+        framing.take(b"1;" + b"x" * 250 + b"\r\na\r\n")
+    assert framing.fault is None
+    framing.take(b"1;" + b"x" * 250 + b"\r\na\r\n")
+    assert "extensions" in framing.fault.message
+
+
+@given(
+    st.lists(st.sampled_from([*PIECES, POST, GET, CHUNKED, CHUNKED[:-9]]), max_size=6), st.data()
+)
+@settings(max_examples=200, deadline=None)
+def test_both_builds_follow_alike(twins, parts, data):
+    """Whatever comes, however it is cut."""
+    whole = b"".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
+    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True) if a < b]
+    compiled, pure = (follow(build.request, pieces) for build in twins)
+    assert compiled == pure

@@ -86,5 +86,5 @@ def test_both_builds_offer_what_the_stubs_declare(twins):
                     assert {member for member, _ in members} <= there
 
 
-CONSTRUCTED = {"Tap": (), "Source": ("x",)}
+CONSTRUCTED = {"Tap": (), "Source": ("x",), "Fields": ((),), "Head": (), "Framing": ()}
 """What the classes need to be made, for those whose members are set then."""

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address
 
+from fastgw._ext.pure.http1 import BadChunk, Dechunker
+
 MAX_HEAD = 65536
 MAX_LINE = 8192
 """With its CR LF."""
@@ -185,6 +187,11 @@ class Reader:
         self._typed = False
         self._options: set[bytes] = set()
 
+    @property
+    def target(self) -> bytes:
+        """Give the target once the request line was read, b"" before."""
+        return self._head.target
+
     def read(self, buf: bytes) -> Head | None:
         """Give the head that `buf` begins with; None while it is incomplete.
 
@@ -259,7 +266,10 @@ class Reader:
         if head.fields == MAX_FIELDS:
             raise _refuse(_TOO_MANY_FIELDS)
         head.fields += 1
-        name, value = match[1].lower(), match[2]
+        self._understand(match[1].lower(), match[2])
+
+    def _understand(self, name: bytes, value: bytes) -> None:
+        head = self._head
         index = self._wanted.get(name)
         if index is not None:
             head.keep(index, value)
@@ -358,3 +368,77 @@ def _read_authority(text: bytes) -> tuple[bytes, int] | None:
 def read(buf: bytes, fields: Fields) -> Head | None:
     """Give the head that `buf` begins with; None while it is incomplete. Raises `BadRequest`."""
     return Reader(fields).read(buf)
+
+
+class Framing:
+    """Follows the requests of one connection, so that only what is well framed goes on.
+
+    An incomplete head is kept back. `requests` counts the heads that went on, `target` is the
+    newest request line's, `fault` is the `BadRequest` after which nothing goes on any more, `last`
+    says that the newest request is the connection's last, after which nothing goes on either.
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.target = b""
+        self.fault: BadRequest | None = None
+        self.last = False
+        self._reader = Reader(_NO_FIELDS)
+        self._held = b""
+        self._left = 0
+        self._chunks: Dechunker | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Give how much of the newest body is to come: 0 none, -1 unknown."""
+        return self._left if self._chunks is None else -1
+
+    @property
+    def midway(self) -> bool:
+        """Tell whether a part of a head has come."""
+        return self._held.strip(b"\r\n") != b""
+
+    def take(self, data: bytes) -> bytes:
+        """Give what of `data` and of what was kept back can go on."""
+        data, self._held = self._held + data, b""
+        at = 0
+        while at < len(data) and self.fault is None and not self._held:
+            if self._left:
+                some = min(self._left, len(data) - at)
+                self._left -= some
+                at += some
+            elif self._chunks is not None:
+                try:
+                    at += self._chunks.check(data[at:])
+                except BadChunk as error:
+                    self.fault = BadRequest(400, str(error))
+                else:
+                    if self._chunks.done:
+                        self._chunks = None
+            elif self.last:
+                break
+            else:
+                at += self._take_head(data[at:])
+        return data[:at]
+
+    def _take_head(self, data: bytes) -> int:
+        head: Head | None = None
+        try:
+            head = self._reader.read(data)
+        except BadRequest as error:
+            self.fault = error
+        self.target = self._reader.target or self.target
+        if head is None:
+            if self.fault is None:
+                self._held = data
+            return 0
+        self.requests += 1
+        self.last = head.close
+        self._left = max(0, head.length)
+        if head.chunked:
+            self._chunks = Dechunker(request=True)
+        self._reader = Reader(_NO_FIELDS)
+        return head.size
+
+
+_NO_FIELDS = Fields(())
