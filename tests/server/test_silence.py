@@ -256,3 +256,30 @@ async def test_nothing_stays_armed(serve, sqlite_url, provider):
     assert (await served.chat(key, stream=True))[0] == 200
     await served.gateway._pool.close()
     assert served.gateway._pool.deadlines.is_quiet()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+async def test_both_lanes_say_the_same(serve, sqlite_url, path):
+    """The second request of its kind may take the fast lane: a silent provider, then a cut one."""
+    released = asyncio.Event()
+    first = [Request(), HEAD, chunk(EVENT), chunk(USAGE), END]
+    second = [Request(), Wait(released), HEAD, chunk(EVENT), chunk(USAGE), END]
+    third = [Request(), HEAD, chunk(EVENT)]
+    async with Scripted([*first, *second, *third]) as slow:
+        served = await serve(sqlite_url, providers=[provider(slow)], stream=NOW_AND_THEN)
+        headers = {"authorization": f"Bearer {await served.create_key()}"}
+        sent = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
+
+        async def post() -> Stream:
+            return Stream(await served.client.post(served.url + path, json=sent, headers=headers))
+
+        assert await (await post()).end() == EVENT + USAGE
+        stream = await post()
+        await stream.until(ALIVE, 2)
+        released.set()
+        assert await stream.end() == EVENT + USAGE
+        stream = await post()
+        error = (await stream.end()).removeprefix(EVENT)
+        assert stream.broken
+    assert error.startswith(b"data: {" if path == CHAT else b"event: error\ndata: {")
+    assert json.loads(error.split(b"data: ")[1])["error"]["code"] == "upstream_error"
