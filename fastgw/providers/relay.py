@@ -146,6 +146,8 @@ class AnthropicRelay(Relay):
         if last is None or last is first:
             return None
         return usage.read_event(last, first)
+
+
 class Facts(NamedTuple):
     """What the fast lane must know to do what a relay does."""
 
