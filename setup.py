@@ -8,11 +8,10 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 SOURCES = [
-    source
-    for types in sorted(Path("fastgw").glob("*/*.pxd"))
-    for source in (types.with_suffix(".pyx"), types.with_suffix(".py"))
+    *sorted(Path("fastgw").glob("*/*.pyx")),
+    *(types.with_suffix(".py") for types in sorted(Path("fastgw").glob("*/*.pxd"))),
 ]
-"""One text each: `.pyx` where there is no other form, `.py` where it serves uncompiled as well."""
+"""`.py` with types beside it serves uncompiled as well."""
 
 
 def extensions() -> list[Extension]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
 from fastgw._ext import counters as built
-from fastgw.metrics import Collector, Metrics
+from fastgw.metrics import Exposition, Metrics
 
 BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0)
 KEY = ("chat_completions", "openai", "gpt-5", 200, "")
@@ -42,6 +43,5 @@ def test_scrape_of_four_workers(benchmark):
         for model in range(100):
             metrics.requests["chat_completions", "openai", f"m{model}", 200, ""].add(1)
             metrics.first_token["openai", f"m{model}"].observe(0.3)
-    registry = CollectorRegistry()
-    registry.register(Collector(board))
-    assert benchmark(generate_latest, registry)
+    exposition = Exposition(board)
+    assert benchmark(lambda: asyncio.run(exposition.render("")))

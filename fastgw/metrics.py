@@ -7,22 +7,26 @@ first `MOST_VALUES` of its label counts as `other`, and so does a model nobody k
 
 from __future__ import annotations
 
+import asyncio
+import math
 import platform
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from itertools import accumulate
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from prometheus_client.core import InfoMetricFamily, Metric
-from prometheus_client.registry import Collector as BaseCollector
+from prometheus_client.exposition import choose_encoder
 
 from fastgw import __version__, _ext
 from fastgw._ext.board import (
     Board,
     Counter,
+    Entry,
     Gauge,
     Histogram,
     HistogramReading,
-    Reading,
     Slot,
     summed,
 )
@@ -363,7 +367,6 @@ class Metrics:
 
 _ESCAPES = {"\\": r"\\", '"': r"\"", "\n": r"\n"}
 _SPECIAL = re.compile(r'[\\"\n]')
-_PAIR = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 
 
 def series_text(name: str, labels: Sequence[str], values: Sequence[str]) -> str:
@@ -375,69 +378,107 @@ def series_text(name: str, labels: Sequence[str], values: Sequence[str]) -> str:
     return f"{name}{{{','.join(pairs)}}}"
 
 
-def parse_series(text: str) -> tuple[str, dict[str, str]]:
-    """Read what `series_text` wrote: the family's name and the labels."""
-    name, _, rest = text.partition("{")
-    unescape = {escape: char for char, escape in _ESCAPES.items()}
-    return name, {
-        match[1]: re.sub(r"\\.", lambda each: unescape[each[0]], match[2])
-        for match in _PAIR.finditer(rest)
-    }
-
-
 # -- for Prometheus -----------------------------------------------------------------------------
 
+_SLICE_S = 0.001
+"""Longest time that a scrape keeps the loop before others have their turn."""
+_BUILD = {"version": __version__, "build": _ext.BUILD, "python": platform.python_version()}
 
-class Collector(BaseCollector):
-    """Gives the numbers of all workers to `prometheus_client`: register it, then render."""
 
-    def __init__(self, board: Board) -> None:
+class Exposition:
+    """Shows the numbers of all workers in Prometheus' text format, or in OpenMetrics.
+
+    Thousands of series take tens of milliseconds, and streams must not wait for them: they are
+    shown in slices. What does not change, a series' place and its text, is made once.
+    """
+
+    def __init__(self, board: Board, clock: Callable[[], float] = time.monotonic) -> None:
         self._board = board
-        self._parsed: dict[str, tuple[str, dict[str, str]]] = {}
+        self._clock = clock
+        self._last: list[Entry | None] = [None] * board.slots
+        self._shown: dict[str, dict[str, _Shown]] = {name: {} for name in FAMILIES}
 
-    def collect(self) -> Iterator[Metric]:
-        """Give every family, those without a series too."""
-        found: dict[str, dict[str, Reading]] = {name: {} for name in FAMILIES}
-        for number in range(self._board.slots):
-            for text, value in self._board.read_slot(number).items():
-                if text not in self._parsed:
-                    self._parsed[text] = parse_series(text)
-                name, _ = self._parsed[text]
-                series = found[name]
-                series[text] = (
-                    _combine(FAMILIES[name], series[text], value) if text in series else value
-                )
+    async def render(self, accept: str) -> tuple[bytes, str]:
+        """Give the text and its content type, by the Accept header of the scraper."""
+        content_type = choose_encoder(accept)[1]
+        parts = []
+        pause_at = self._clock() + _SLICE_S
+        for part in self._parts(open_metrics="openmetrics" in content_type):
+            parts.append(part)
+            if self._clock() >= pause_at:
+                await asyncio.sleep(0)
+                pause_at = self._clock() + _SLICE_S
+        return "".join(parts).encode(), content_type
+
+    def _parts(self, *, open_metrics: bool) -> Iterator[str]:
+        """Give the text, a series at a time; families without a series are named too."""
+        yield from self._find_new()
         for name, family in FAMILIES.items():
-            metric = Metric(name.removesuffix("_total"), family.help, family.kind)
-            for text, value in found[name].items():
-                _add_samples(metric, family, self._parsed[text][1], value)
-            yield metric
-        yield InfoMetricFamily(
-            "fastgw_build",
-            "What is running.",
-            {
-                "version": __version__,
-                "build": _ext.BUILD,
-                "python": platform.python_version(),
-            },
+            yield _head(name, family.help, family.kind, open_metrics=open_metrics)
+            for shown in [*self._shown[name].values()]:
+                yield shown.lines(self._board)
+        labels = series_text("fastgw_build_info", (*_BUILD,), (*_BUILD.values(),))
+        build = ("fastgw_build", "info") if open_metrics else ("fastgw_build_info", "gauge")
+        yield _head(build[0], "What is running.", build[1], open_metrics=False)
+        yield f"{labels} 1\n"
+        if open_metrics:
+            yield "# EOF\n"
+
+    def _find_new(self) -> Iterator[str]:
+        """Take up the series that appeared since the last time; gives a pause after each."""
+        for number in range(self._board.slots):
+            # Asked anew each time: another scrape may go on from here during the pause.
+            while entry := next(self._board.entries(number, self._last[number]), None):
+                self._last[number] = entry
+                family = FAMILIES[entry.name.partition("{")[0]]
+                series = self._shown[family.name]
+                if entry.name not in series:
+                    series[entry.name] = _Shown(family, entry.name)
+                series[entry.name].entries.append(entry)
+                yield ""
+
+
+class _Shown:
+    """One series: the text before each of its numbers, and its cells in all workers."""
+
+    __slots__ = ("_family", "_texts", "entries")
+
+    def __init__(self, family: Family, series: str) -> None:
+        self._family = family
+        self.entries: list[Entry] = []
+        self._texts = [f"{series} "]
+        if family.kind == "histogram":
+            labels = series[len(family.name) + 1 : -1]
+            between = "," if labels else ""
+            edges = [*(repr(float(bound)) for bound in family.buckets), "+Inf"]
+            self._texts = [
+                *(f'{family.name}_bucket{{{labels}{between}le="{edge}"}} ' for edge in edges),
+                *(f"{family.name}_{what}{{{labels}}} " for what in ("count", "sum")),
+            ]
+
+    def lines(self, board: Board) -> str:
+        """Give the lines with the numbers as they are now; none for gauges that nobody has set."""
+        values = [value for entry in self.entries if (value := board.value(entry)) is not None]
+        if not values:
+            return ""
+        value = reduce(min if self._family.combine == "min" else summed, values)
+        if isinstance(value, HistogramReading):
+            below = [*accumulate(value.counts)]
+            numbers: list[float] = [*below, below[-1], value.sum]
+        else:
+            numbers = [value / NANO if self._family.nano else value]
+        return "".join(
+            f"{text}{_number(number)}\n" for text, number in zip(self._texts, numbers, strict=True)
         )
 
 
-def _combine(family: Family, one: Reading, other: Reading) -> Reading:
-    if family.combine == "min":
-        return min(one, other)
-    return summed(one, other)
+def _head(name: str, told: str, kind: str, *, open_metrics: bool) -> str:
+    if open_metrics:
+        name = name.removesuffix("_total")
+    return f"# HELP {name} {told}\n# TYPE {name} {kind}\n"
 
 
-def _add_samples(metric: Metric, family: Family, labels: dict[str, str], value: Reading) -> None:
-    name = family.name
-    if not isinstance(value, HistogramReading):
-        metric.add_sample(name, labels, value / NANO if family.nano else value)
-        return
-    below = 0
-    for bound, count in zip((*value.bounds, None), value.counts, strict=True):
-        below += count
-        edge = "+Inf" if bound is None else repr(float(bound))
-        metric.add_sample(f"{name}_bucket", {**labels, "le": edge}, below)
-    metric.add_sample(f"{name}_count", labels, below)
-    metric.add_sample(f"{name}_sum", labels, value.sum)
+def _number(number: float) -> str:
+    if math.isfinite(number):
+        return repr(number)
+    return "NaN" if math.isnan(number) else ("+Inf" if number > 0 else "-Inf")

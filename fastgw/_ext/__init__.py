@@ -7,10 +7,15 @@ pass the same tests; this room knows bytes and imports nothing else of fastgw.
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-MODULES: Final = ("scan", "sse", "estimate", "ids", "http1", "request", "counters", "usage")
+MODULES: Final = (
+    "scan", "sse", "estimate", "ids", "http1", "request", "counters", "usage", "limits", "rows",
+)  # fmt: skip
 """`_NAME.pyx` is the compiled module, `pure/NAME.py` its twin."""
 
 if TYPE_CHECKING:
@@ -18,7 +23,9 @@ if TYPE_CHECKING:
     from fastgw._ext import _estimate as estimate
     from fastgw._ext import _http1 as http1
     from fastgw._ext import _ids as ids
+    from fastgw._ext import _limits as limits
     from fastgw._ext import _request as request
+    from fastgw._ext import _rows as rows
     from fastgw._ext import _scan as scan
     from fastgw._ext import _sse as sse
     from fastgw._ext import _usage as usage
@@ -29,6 +36,20 @@ BUILD: str
 
 def _bind(pattern: str) -> None:
     globals().update({name: import_module(pattern.format(name)) for name in MODULES})
+
+
+def load_texts(package: str, beside: str, names: tuple[str, ...]) -> None:
+    """Load modules of `package` from their texts, in this order.
+
+    Their compiled forms, where there are any, would be found first and want the compiled `_ext`.
+    """
+    for name in names:
+        spec = spec_from_file_location(f"{package}.{name}", Path(beside).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
 
 
 if os.environ.get("FASTGW_PURE") == "1":
@@ -43,5 +64,6 @@ else:
         BUILD = "pure"
 
 __all__ = [
-    "BUILD", "MODULES", "counters", "estimate", "http1", "ids", "request", "scan", "sse", "usage",
+    "BUILD", "MODULES", "counters", "estimate", "http1", "ids", "limits", "load_texts", "request",
+    "rows", "scan", "sse", "usage",
 ]  # fmt: skip

@@ -85,7 +85,9 @@ class HistogramReading(NamedTuple):
 Reading = int | float | HistogramReading
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """Where a series is: its words in the whole board."""
+
     kind: int
     name: str
     cell: int
@@ -119,15 +121,17 @@ class Board:
 
     def read_slot(self, number: int) -> dict[str, Reading]:
         """Give all numbers of one slot by name; gauges that are unset are left out."""
-        found: dict[str, Reading] = {}
-        for entry in self.entries(number):
-            if entry.kind == _COUNTER:
-                found[entry.name] = self.words[entry.cell]
-            elif entry.kind == _HISTOGRAM:
-                found[entry.name] = self._histogram(entry)
-            elif not math.isnan(value := self.reals[entry.cell]):
-                found[entry.name] = value
-        return found
+        values = ((entry.name, self.value(entry)) for entry in self.entries(number))
+        return {name: value for name, value in values if value is not None}
+
+    def value(self, entry: Entry) -> Reading | None:
+        """Give the number of an entry as it is now; None for a gauge that is unset."""
+        if entry.kind == _COUNTER:
+            return self.words[entry.cell]
+        if entry.kind == _HISTOGRAM:
+            return self._histogram(entry)
+        value = self.reals[entry.cell]
+        return None if math.isnan(value) else value
 
     def read(self) -> dict[str, Reading]:
         """Give all numbers by name, summed over the slots."""
@@ -137,12 +141,14 @@ class Board:
                 total[name] = summed(total[name], value) if name in total else value
         return total
 
-    def entries(self, number: int) -> Iterator[_Entry]:
-        """Give the complete entries of a slot, in the order they were made."""
+    def entries(self, number: int, after: Entry | None = None) -> Iterator[Entry]:
+        """Give the complete entries of a slot, in the order they were made: all, or later ones."""
         base = number * self.region_words
         words = self.words
         used = min(words[base], self.region_words - _HEADER_WORDS)
         at, end = base + _HEADER_WORDS, base + _HEADER_WORDS + used
+        if after is not None:
+            at = after.end
         while at < end:
             entry = self._entry(at, end)
             if entry is None:
@@ -150,7 +156,7 @@ class Board:
             yield entry
             at = entry.end
 
-    def _entry(self, at: int, limit: int) -> _Entry | None:
+    def _entry(self, at: int, limit: int) -> Entry | None:
         head = self.words[at]
         kind, length, bounds, checksum = (
             head & 0xFF, head >> 8 & 0xFFFF, head >> 24 & 0xFF, head >> 32,
@@ -163,9 +169,9 @@ class Board:
         bounds_text = bytes(self.raw[cell * _WORD : (cell + bounds) * _WORD])
         if _checksum(kind, name, bounds_text) != checksum:
             return None
-        return _Entry(kind, name.decode(), cell, bounds, end)
+        return Entry(kind, name.decode(), cell, bounds, end)
 
-    def _histogram(self, entry: _Entry) -> HistogramReading:
+    def _histogram(self, entry: Entry) -> HistogramReading:
         first = entry.cell + entry.bounds
         return HistogramReading(
             tuple(self.reals[entry.cell : first]),
@@ -186,7 +192,7 @@ class Slot:
         self._raw = board.raw
         self._limit = self._base + board.region_words
         self._cells = board.cells
-        self._known: dict[str, _Entry] = {}
+        self._known: dict[str, Entry] = {}
         for entry in board.entries(number):
             self._known[entry.name] = entry
             if entry.kind == _GAUGE:
@@ -223,13 +229,13 @@ class Slot:
         )
         return made
 
-    def _cell_or_dropped(self, entry: _Entry | None) -> tuple[int, bool]:
+    def _cell_or_dropped(self, entry: Entry | None) -> tuple[int, bool]:
         if entry is not None:
             return entry.cell, False
         assert self._dropped is not None
         return self._dropped.cell, True
 
-    def _find(self, kind: int, name: str, bounds: tuple[float, ...] = ()) -> _Entry | None:
+    def _find(self, kind: int, name: str, bounds: tuple[float, ...] = ()) -> Entry | None:
         """Give the entry, made when it is new; None when there is no room."""
         entry = self._known.get(name)
         if entry is None:
@@ -240,7 +246,7 @@ class Slot:
             raise ValueError(f"{name} is there with other bounds")
         return entry
 
-    def _append(self, kind: int, name: str, bounds: tuple[float, ...]) -> _Entry | None:
+    def _append(self, kind: int, name: str, bounds: tuple[float, ...]) -> Entry | None:
         text = name.encode()
         if not text or len(text) > _LONGEST_NAME:
             raise ValueError(f"a name has 1 to {_LONGEST_NAME} bytes")
@@ -261,7 +267,7 @@ class Slot:
         self._words[at] = kind | len(text) << 8 | len(bounds) << 24 | checksum << 32
         self._words[self._base] = end - self._base - _HEADER_WORDS
         self._next = end
-        entry = _Entry(kind, name, cell, len(bounds), end)
+        entry = Entry(kind, name, cell, len(bounds), end)
         self._known[name] = entry
         return entry
 

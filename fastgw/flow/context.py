@@ -8,6 +8,7 @@ from fastgw._ext import ids
 from fastgw.domain import Secret, UsageRecord
 from fastgw.flow.directory import Directory
 from fastgw.flow.keys import KeyCache
+from fastgw.flow.limits import Limiter
 from fastgw.flow.plan import Plans
 from fastgw.metrics import Metrics
 from fastgw.wire import apikey
@@ -31,6 +32,9 @@ class Context:
         self.record = record
         self.plans: Plans | None = None
         """What the fast lane executes; None where there is no fast lane."""
+        self.limiter = Limiter()
+        self.proxies: tuple[str, ...] = ()
+        """Networks of proxies whose word on the client's address is taken."""
         self.anonymous: bytes | None = None
         """Digest of the key that serves clients which send none."""
         self.anonymous_remote = False

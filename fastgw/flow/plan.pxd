@@ -1,6 +1,7 @@
 """Types of `plan.py` for the compiled build; the fast lane reads them as C fields."""
 
 from fastgw._ext._counters cimport Counter, Histogram
+from fastgw._ext._limits cimport Guard, Tariff
 from fastgw._ext._usage cimport Prices
 from fastgw.flow.stamp cimport Stamp
 from fastgw.upstream.origin cimport Origin
@@ -23,6 +24,7 @@ cdef class Leg:
     cdef readonly bint asks_usage
     cdef object labels
     cdef readonly bytes signature
+    cdef readonly tuple forgone
     cdef public Counter requests
     cdef public Histogram duration
     cdef public Histogram upstream
@@ -48,6 +50,10 @@ cdef class Plan:
     cdef readonly int weight
     cdef readonly Stamp key_stamp
     cdef readonly Stamp directory_stamp
+    cdef readonly Stamp rules_stamp
+    cdef readonly Guard guard
+    cdef readonly Tariff tariff
+    cdef readonly set peers
 
 
 cdef class KeyPlans:
@@ -63,4 +69,4 @@ cdef class Plans:
     cpdef object keep(self, bytes digest, KeyPlans plans)
 
 
-cpdef bint is_live(Plan plan)
+cpdef bint is_live(Plan plan) except -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgw._ext import http1
+from fastgw._ext import http1, limits
 from fastgw.domain import Deployment
 from fastgw.errors import GatewayError, UpstreamFault
 from fastgw.upstream import Attempt, Sink
@@ -26,6 +26,8 @@ class Carry:
         sent: int,
         deployment: Deployment,
         attempt: Attempt,
+        tariff: limits.Tariff | None,
+        reservation: limits.Reservation | None,
     ) -> None:
         self.id = id
         self.created_at = created_at
@@ -33,6 +35,8 @@ class Carry:
         self.sent = sent
         self.deployment = deployment
         self.attempt = attempt
+        self.tariff = tariff
+        self.reservation = reservation
         self._events: list[tuple[str, tuple[Any, ...]]] = []
         self._sink: Any = None
         self._waiting = 0

@@ -12,6 +12,7 @@ cdef class Client(Deadline):
     """The client's connection, as a turn writes to it."""
 
     cdef readonly object transport
+    cdef readonly str address
 
     cdef object write(self, bytes data)
     cdef object turn_over(self, bint last)
@@ -31,6 +32,7 @@ cdef class FastLane:
     cdef Source ids
     cdef Counter served
     cdef Counter key_hits
+    cdef Counter overrun_nano
     cdef Gauge gauge
     cdef object sha256
     cdef object door

@@ -57,6 +57,7 @@ cdef class FastLane:
         }
         self.ids = context.ids
         self.served = context.metrics.lane["fast", "plan"]
+        self.overrun_nano = context.metrics.overrun_nano
         self.key_hits = context.metrics.key_cache_events["hit"]
         self.gauge = context.metrics.in_flight
         self.sha256 = sha256

@@ -14,7 +14,6 @@ cdef class Front(Client):
     cdef Py_ssize_t missing
     cdef Py_ssize_t owed
     cdef Py_ssize_t came
-    cdef str address
     cdef int state
     cdef int looks
     cdef bint deaf  # nothing is read

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from fastgw import __version__, _ext, logs
 from fastgw._ext import counters
@@ -27,9 +25,9 @@ from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailabl
 from fastgw.events.writer import UsageWriter
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
-from fastgw.flow.exchange import LoadKey
+from fastgw.flow.exchange import LoadKey, LoadSpend, Wait
 from fastgw.flow.keys import KeyCache
-from fastgw.metrics import Collector, Metrics
+from fastgw.metrics import Exposition, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
 from fastgw.server.door import Door
@@ -40,7 +38,8 @@ from fastgw.server.listen import BACKLOG
 from fastgw.server.protocol import Patience
 from fastgw.server.routes import add_routes, fast_routes, hot_routes
 from fastgw.server.secrets import open_secrets
-from fastgw.server.snapshot import read_directory
+from fastgw.server.snapshot import read_directory, read_rules
+from fastgw.server.spend import Spend
 from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
 from fastgw.storage import open_store
@@ -73,7 +72,6 @@ class Gateway:
         self._listeners: list[asyncio.Server] = []
         self._draining = False
         self._started_at = time.time()
-        self._registry = CollectorRegistry(auto_describe=False)
 
     # -- making ---------------------------------------------------------------------------------
 
@@ -101,9 +99,9 @@ class Gateway:
             key_label=settings.metrics.key_label,
             tag_labels=settings.metrics.tag_labels,
         )
-        self._registry.register(Collector(self._board))
+        self.exposition = Exposition(self._board)
         keys = KeyCache(time.monotonic, self.metrics.key_cache_events)
-        self._changes = Changes(self.store, keys, self.refresh)
+        self._changes = Changes(self.store, keys, self.refresh, self.refresh_rules)
         await self._changes.start()  # before anything is read that it will keep true
         self.context = Context(
             keys=keys,
@@ -111,13 +109,15 @@ class Gateway:
             metrics=self.metrics,
             record=self._record,
         )
+        self.context.limiter.replace(await read_rules(settings, self.store))
+        self._spend = Spend(self.store, self.context.limiter, lambda: self.context.directory)
         self._jobs = Jobs(self.store, settings)
         self._pool = Pool(asyncio.get_running_loop())
         self._stack.push_async_callback(self._pool.close)
         self.lane = StandardLane(
             self.context,
             self._pool,
-            self.load_key,
+            self.load,
             max_body_bytes=settings.server.max_body_bytes,
             stream=settings.stream,
         )
@@ -135,6 +135,7 @@ class Gateway:
         if loaded:
             log.info("spilled_usage_loaded", records=loaded)
         self._stack.push_async_callback(cancel, spawn(self._changes.run(), "changes"))
+        self._stack.push_async_callback(cancel, spawn(self._spend.run(), "spend"))
         if self._number == 0:
             self._stack.push_async_callback(cancel, spawn(self._jobs.run(), "jobs"))
 
@@ -224,10 +225,22 @@ class Gateway:
         except Exception:
             log.exception("directory_not_refreshed")  # rows can be written by anybody
 
+    async def refresh_rules(self) -> None:
+        """Read limits and budgets again and go by them; a failure leaves the old ones in force.
+
+        Raises StoreUnavailable, after which trying again can help.
+        """
+        try:
+            self.context.limiter.replace(await read_rules(self.settings, self.store))
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception("rules_not_refreshed")  # rows can be written by anybody
+
     def reconfigure(self, settings: Settings) -> None:
         """Serve by new settings, as far as they can change without a restart.
 
-        The directory follows as soon as the store can be read.
+        Directory, limits and budgets follow as soon as the store can be read.
         """
         self.settings = settings
         logs.configure(settings.logs)
@@ -244,9 +257,18 @@ class Gateway:
         self.context.set_anonymous(
             settings.auth.anonymous_key, remote=settings.auth.anonymous_remote
         )
+        self.context.proxies = settings.security.trusted_proxies
+        self.context.limiter.configure(settings.budgets.unpriced)
         self.context.keys.configure(
             settings.keys.cache_size, settings.keys.negative_ttl_s, settings.keys.max_stale_s
         )
+
+    async def load(self, wait: Wait) -> None:
+        """Fetch what a stage waits for."""
+        if isinstance(wait, LoadSpend):
+            await self._spend.load(wait.budgets)
+        else:
+            await self.load_key(wait)
 
     async def load_key(self, wait: LoadKey) -> None:
         """Read a principal into the cache; concurrent requests for one key read it once."""
@@ -314,11 +336,6 @@ class Gateway:
             "models": len(directory.models) + len(directory.listed),
             "ambiguous_models": directory.ambiguous,
         }  # fmt: skip
-
-    def render_metrics(self, accept: str) -> tuple[bytes, str]:
-        """Give the metrics of all workers, and their content type."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(self._registry), content_type
 
     # -- letting go -----------------------------------------------------------------------------
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from aiohttp import web
 
+from fastgw._ext import limits
 from fastgw.errors import GatewayError, MethodNotAllowed, UpstreamFault
 from fastgw.flow.exchange import Exchange
 from fastgw.flow.relay import SERVER, visible
@@ -28,6 +31,9 @@ def error_reply(error: GatewayError, exchange: Exchange) -> web.Response:
         headers["x-fastgw-provider"] = exchange.deployment.provider.name
         headers["x-fastgw-model"] = visible(exchange.deployment.model)
         headers["x-fastgw-attempts"] = str(exchange.attempts)
+    if exchange.guard is not None:
+        lines = exchange.guard.fields(limits.now_us()).decode("ascii").splitlines()
+        headers |= {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
     shape = shapes(exchange.client_api, exchange.endpoint)
     return _reply(error, shape, exchange.request_id, headers)
 
@@ -42,9 +48,11 @@ def _reply(
 ) -> web.Response:
     headers |= dict.fromkeys(shape.label_headers, request_id)
     if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
-    if (error.retry_after or 0) > _PATIENCE_S or (
-        isinstance(error, UpstreamFault) and error.billed
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if (
+        (error.retry_after or 0) > _PATIENCE_S
+        or (isinstance(error, UpstreamFault) and error.billed)
+        or (error.status == 429 and not error.retryable)
     ):
         headers["x-should-retry"] = "false"
     if error.status == 401:

@@ -119,7 +119,8 @@ class Views:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Render the metrics of all workers for Prometheus."""
-        body, content_type = self._gateway.render_metrics(request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        body, content_type = await self._gateway.exposition.render(accept)
         return web.Response(body=body, headers={"content-type": content_type})
 
     async def gateways(self, _: web.Request) -> web.Response:

@@ -20,11 +20,12 @@ from fastgw.config import ConfigError, Loaded, Settings
 from fastgw.config.changes import carry_over
 from fastgw.config.listen import parse_address
 from fastgw.config.watch import Watcher
+from fastgw.domain import Secret
+from fastgw.server.apart import run_apart
 from fastgw.server.checks import check
 from fastgw.server.demo import try_this
 from fastgw.server.gateway import Gateway
 from fastgw.server.listen import bind
-from fastgw.server.prepare import prepare
 from fastgw.server.supervisor import Supervisor, messages
 from fastgw.server.tasks import cancel, spawn
 
@@ -43,7 +44,7 @@ def serve(loaded: Loaded, say: Callable[[str], None], *, demo: bool = False) -> 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump holds every secret
     _raise_file_limit()
     check(loaded)
-    demo_key = asyncio.run(prepare(settings, say, demo=demo))
+    demo_key = run_apart(lambda: _prepare(settings, say, demo=demo))
     addresses = [*settings.server.addresses()]
     if settings.admin.listen is not None:
         addresses.append(parse_address(settings.admin.listen))
@@ -60,8 +61,18 @@ def serve(loaded: Loaded, say: Callable[[str], None], *, demo: bool = False) -> 
     say(_greeting(settings, sockets[0]))
     if demo_key is not None:
         say("A throw-away demo: its data is gone when it stops (Ctrl-C). In another terminal:\n")
-        say(try_this(_url("http", sockets[0][0]), demo_key) + "\n")
+        say(try_this(_url("http", sockets[0][0]), Secret(demo_key)) + "\n")
+    gc.collect()
+    gc.freeze()  # a worker's collector would write into every page that it shares with us
     return supervisor.run()
+
+
+def _prepare(settings: Settings, say: Callable[[str], None], *, demo: bool) -> str | None:
+    # Only in the child: neither the supervisor nor a worker needs any of it again.
+    from fastgw.server.prepare import prepare  # noqa: PLC0415
+
+    key = asyncio.run(prepare(settings, say, demo=demo))
+    return None if key is None else key.reveal()
 
 
 class Current:

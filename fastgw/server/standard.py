@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from fastgw._ext import http1, sse
+from fastgw._ext import http1, limits, sse
 from fastgw.config.schema import Stream
 from fastgw.domain import Deployment, Principal, Timeouts, usd
 from fastgw.errors import (
@@ -35,7 +35,7 @@ from fastgw.flow.account import account, count
 from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange, LoadKey
+from fastgw.flow.exchange import Exchange, Wait
 from fastgw.flow.plan import leave_plan
 from fastgw.flow.relay import Answer, signature
 from fastgw.flow.route import route
@@ -62,14 +62,14 @@ class StandardLane:
         self,
         context: Context,
         pool: Pool,
-        load_key: Callable[[LoadKey], Awaitable[None]],
+        load: Callable[[Wait], Awaitable[None]],
         *,
         max_body_bytes: int,
         stream: Stream,
     ) -> None:
         self._context = context
         self._pool = pool
-        self._load_key = load_key
+        self._load = load
         self._max_body_bytes = max_body_bytes
         self.stream = stream
         """How silence on a stream is dealt with."""
@@ -106,6 +106,8 @@ class StandardLane:
         if carry is not None:
             exchange.id, exchange.created_at = carry.id, carry.created_at
             exchange.started = carry.started
+            exchange.tariff, exchange.reservation = carry.tariff, carry.reservation
+            exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
         self.in_flight += 1
         context.metrics.in_flight.add(1)
@@ -145,7 +147,7 @@ class StandardLane:
         self, request: web.Request, endpoint: str, client_api: str, pinned: str | None = None
     ) -> Exchange:
         exchange = accept(self._context, endpoint, client_api, request.headers, pinned)
-        if self._context.anonymous is not None and request.transport is not None:
+        if request.transport is not None:
             peer = request.transport.get_extra_info("peername")
             if peer is not None:  # else the client has left
                 exchange.peer = peer[0] if isinstance(peer, tuple) else "unix"
@@ -153,7 +155,7 @@ class StandardLane:
 
     async def _authenticate(self, exchange: Exchange) -> None:
         while (wait := authenticate(exchange, self._context)) is not None:
-            await self._load_key(wait)
+            await self._load(wait)
 
     async def _serve(
         self, request: web.Request, reply: Reply, exchange: Exchange, carry: Carry | None
@@ -162,7 +164,9 @@ class StandardLane:
             raise Draining("the server is shutting down", retry_after=1)
         context = self._context
         await self._authenticate(exchange)
-        admit(exchange, context, await self._read_body(request))
+        body = await self._read_body(request)
+        while (wait := admit(exchange, context, body)) is not None:
+            await self._load(wait)
         route(exchange, self._random)
         if carry is not None:
             exchange.candidates = first(carry.deployment, exchange.candidates)
@@ -435,6 +439,7 @@ class Call(Deadline):
                 shapes(exchange.client_api).label_lines(exchange.request_id),
                 f"x-fastgw-id: {exchange.id}\r\n".encode("ascii"),
                 signature(deployment, exchange.attempts),
+                exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b"",
             )
         )
 

@@ -1,6 +1,7 @@
 """Types of `turn.pyx`: one exchange in the fast lane."""
 
 from fastgw._ext._http1 cimport Head
+from fastgw._ext._limits cimport Reservation
 from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens
 from fastgw.flow.plan cimport Leg, Plan
@@ -17,6 +18,8 @@ cdef class Turn(Deadline):
     cdef Attempt attempt
     cdef Head head
     cdef Tap tap
+    cdef Reservation reservation
+    cdef long long estimated
     cdef bytes request
     cdef Py_ssize_t body
     cdef str id
@@ -45,6 +48,7 @@ cdef class Turn(Deadline):
     cdef object answer_whole(self)
     cdef bytes lines(self)
     cdef object finish_stream(self)
+    cdef void settle(self, Tokens *tokens, long long cost) noexcept
     cdef object close_books(self, Tokens *tokens, long long cost)
     cdef object close_slowly(self, object error, bytes whole)
     cdef object over(self)

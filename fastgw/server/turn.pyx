@@ -12,7 +12,9 @@ from cpython.unicode cimport PyUnicode_AsASCIIString
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
+from fastgw._ext._estimate cimport prompt_tokens
 from fastgw._ext._http1 cimport Head
+from fastgw._ext._limits cimport Amounts, Reservation, now_us
 from fastgw._ext._scan cimport FINE, Names, Span, compiled_names, find_spans, skip_space
 from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens, cost_of, read_event_usage, read_usage, take_prices
@@ -268,11 +270,26 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     if (
         not plan.key_stamp.live
         or not plan.directory_stamp.live
+        or not plan.rules_stamp.live
         or (plan.expires_at and plan.expires_at <= now_ms)
         or lane.freshness.until * 1e9 < started
     ):
         lane.reason = "stale_plan"
         return None
+    if plan.peers is not None and client.address not in plan.peers:
+        lane.reason = "address"
+        return None
+    cdef Reservation reservation = None
+    cdef Amounts amounts = Amounts(0, 0)
+    cdef long long estimated = -1
+    if plan.guard is not None:
+        if plan.tariff is not None:
+            estimated = prompt_tokens(body, size)
+            amounts = plan.tariff.bound(estimated, size, order.most, order.choices, order.stream)
+        reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
+        if reservation is None:
+            lane.reason = "limited"
+            return None
     cdef Turn turn = Turn.__new__(Turn)
     turn.lane = lane
     turn.client = client
@@ -286,6 +303,8 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     turn.label = read_label(lane, head)
     turn.stream = order.stream
     turn.asks_usage = turn.leg.asks_usage and order.stream and not order.wants_usage
+    turn.reservation = reservation
+    turn.estimated = estimated
     turn.created_ms = now_ms
     turn.started = started
     lane.key_hits.add(1)
@@ -543,7 +562,8 @@ cdef class Turn(Deadline):
         """Let the standard lane go on: it gets the request, the attempt and what came so far."""
         cdef FastLane lane = self.lane
         carry = Carry(
-            self.id, self.created_ms, self.started, self.sent, self.leg.deployment, self.attempt
+            self.id, self.created_ms, self.started, self.sent, self.leg.deployment, self.attempt,
+            self.plan.tariff, self.reservation,
         )
         if self.head is not None:
             carry.upstream_head(self.head)
@@ -579,6 +599,7 @@ cdef class Turn(Deadline):
     cdef object finish_stream(self):
         """Account for a stream that came to its end, and let the next request come."""
         cdef Tokens tokens
+        cdef long long cost
         cdef Tap tap = self.tap
         cdef bytes first = tap.first_usage if self.plan.client_api == "anthropic" else None
         if tap.error is not None:
@@ -592,7 +613,9 @@ cdef class Turn(Deadline):
         ):
             self.close_slowly(None, None)
         else:
-            self.close_books(&tokens, cost_of(&tokens, &self.leg.lines) if self.leg.priced else 0)
+            cost = cost_of(&tokens, &self.leg.lines) if self.leg.priced else 0
+            self.settle(&tokens, cost)
+            self.close_books(&tokens, cost)
         self.client.turn_over(False)
 
     cdef object answer_whole(self):
@@ -615,6 +638,8 @@ cdef class Turn(Deadline):
         cdef bytes price = b""
         if self.leg.priced:
             cost = cost_of(&tokens, &self.leg.lines)
+        self.settle(&tokens, cost)
+        if self.leg.priced:
             price = b"x-fastgw-cost: %b\r\n" % usd(cost)
         self.client.write(b"".join((
             self.lines(), price, b"content-length: ", decimal(PyBytes_GET_SIZE(body)),
@@ -636,11 +661,28 @@ cdef class Turn(Deadline):
             b"content-type: ", self.head.content_type,
             b"\r\nx-request-id: ", label, b"\r\nx-fastgw-id: ", id, b"\r\n",
             self.leg.signature,
+            self.plan.guard.fields(now_us()) if self.plan.guard is not None else b"",
             lane.date_field(epoch_ms()),
             b"connection: close\r\n" if lane.draining else b"",
         ))
 
     # -- the books ------------------------------------------------------------------------------
+
+    cdef void settle(self, Tokens *tokens, long long cost) noexcept:
+        """Settle what was reserved, as `flow.account.count` does."""
+        cdef Reservation held = self.reservation
+        cdef long long now
+        cdef Py_ssize_t place
+        if held is None:
+            return
+        now = now_us()
+        for place in self.leg.forgone:
+            held.forgo(place, now)
+        held.settle(now, tokens.input + tokens.output, cost)
+        if self.plan.tariff is not None:
+            self.plan.tariff.family.observe(self.estimated, tokens.input)
+        if held.guard.wants_money and cost > held.nano:
+            self.lane.overrun_nano.add(cost - held.nano)
 
     cdef object close_books(self, Tokens *tokens, long long cost):
         """Account for an exchange that ended well and whose usage the provider reported.
@@ -700,6 +742,7 @@ cdef class Turn(Deadline):
             exchange_of(
                 self.plan,
                 self.leg,
+                reservation=self.reservation,
                 id=self.id,
                 label=self.label,
                 created_at=self.created_ms,

@@ -17,6 +17,7 @@ import asyncpg
 from asyncpg.prepared_stmt import PreparedStatement
 from asyncpg.transaction import Transaction as Transact
 
+from fastgw._ext import rows as rows_
 from fastgw.errors import Conflict, InvalidRequest, StoreUnavailable
 from fastgw.storage.store import (
     LOCK_PAUSE_S,
@@ -44,6 +45,8 @@ SETTINGS = {
     # A stopped process must not keep others from changing the configuration.
     "idle_in_transaction_session_timeout": "30000",
     "jit": "off",
+    # Else each CREATE ... IF NOT EXISTS is answered by a notice that somebody has to read.
+    "client_min_messages": "warning",
 }
 
 UNAVAILABLE = (
@@ -167,11 +170,13 @@ class PostgresTransaction(Transaction):
         except Exception as error:
             raise translate(error) from error
 
-    async def load(self, into: Load, rows: Sequence[tuple[object, ...]]) -> None:
-        """Write many new rows by COPY."""
+    async def load(self, into: Load, rows: list[tuple[object, ...]]) -> None:
+        """Write many new rows by COPY, encoded at once: asyncpg takes 0.1 us for each value."""
         try:
-            await self._held.raw.copy_records_to_table(
-                into.table, columns=into.columns, records=rows
+            # A view, since bytes would be taken for the name of a file.
+            encoded = memoryview(rows_.copy_binary(rows))
+            await self._held.raw.copy_to_table(
+                into.table, columns=into.columns, source=encoded, format="binary"
             )
         except Exception as error:
             raise translate(error) from error

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import aiosqlite
 
 from fastgw.errors import Conflict, GatewayError, InvalidRequest, StoreUnavailable
 from fastgw.storage.store import (
+    INSERTED_AT_ONCE,
     LOCK_PAUSE_S,
     LOCK_TIMEOUT_S,
     STATEMENT_TIMEOUT_S,
@@ -196,9 +198,15 @@ class SQLiteTransaction(Transaction):
             check_text(row)
         await self._writer.many(sql, [dict(zip(NAMES, row, strict=False)) for row in rows])
 
-    async def load(self, into: Load, rows: Sequence[tuple[object, ...]]) -> None:
+    async def load(self, into: Load, rows: list[tuple[object, ...]]) -> None:
         """Write many new rows."""
-        await self._writer.many(into.insert, rows)
+        whole = len(rows) - len(rows) % INSERTED_AT_ONCE
+        some = [
+            tuple(chain.from_iterable(rows[at : at + INSERTED_AT_ONCE]))
+            for at in range(0, whole, INSERTED_AT_ONCE)
+        ]
+        await self._writer.many(into.insert_some, some)
+        await self._writer.many(into.insert, rows[whole:])
 
 
 class SQLiteStore(Store):

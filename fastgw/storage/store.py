@@ -24,16 +24,21 @@ LOCK_TIMEOUT_S = 60.0
 LOCK_PAUSE_S = 0.05
 
 
-class Load:
-    """Where many rows go at once: by COPY on PostgreSQL, by one prepared INSERT on SQLite."""
+INSERTED_AT_ONCE = 10
+"""Rows of one INSERT on SQLite: what it does once a statement costs as much as half a row."""
 
-    __slots__ = ("columns", "insert", "table")
+
+class Load:
+    """Where many rows go at once: by COPY on PostgreSQL, by prepared INSERTs on SQLite."""
+
+    __slots__ = ("columns", "insert", "insert_some", "table")
 
     def __init__(self, table: str, columns: tuple[str, ...]) -> None:
         self.table = table
         self.columns = columns
-        marks = ", ".join("?" * len(columns))
-        self.insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+        row = f"({', '.join('?' * len(columns))})"
+        self.insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES {row}"
+        self.insert_some = self.insert + f", {row}" * (INSERTED_AT_ONCE - 1)
 
 
 class Session(ABC):
@@ -64,8 +69,8 @@ class Session(ABC):
         """Run a statement once for each row of arguments, all or nothing."""
 
     @abstractmethod
-    async def load(self, into: Load, rows: Sequence[tuple[object, ...]]) -> None:
-        """Write many new rows, all or nothing."""
+    async def load(self, into: Load, rows: list[tuple[object, ...]]) -> None:
+        """Write many new rows of texts, whole numbers and None, all or nothing."""
 
     @abstractmethod
     def transaction(self) -> AbstractAsyncContextManager[Session]:
@@ -101,8 +106,8 @@ class Store(Session):
         async with self.transaction() as tx:
             await tx.executemany(sql, rows)
 
-    async def load(self, into: Load, rows: Sequence[tuple[object, ...]]) -> None:
-        """Write many new rows, all or nothing."""
+    async def load(self, into: Load, rows: list[tuple[object, ...]]) -> None:
+        """Write many new rows of texts, whole numbers and None, all or nothing."""
         async with self.transaction() as tx:
             await tx.load(into, rows)
 

@@ -6,24 +6,10 @@ models, keys or money.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
-from fastgw._ext import BUILD
+from fastgw._ext import BUILD, load_texts
 
 if BUILD == "pure":
-    # the compiled form of these texts, where there is one, is found first and wants the compiled
-    # http1: load the texts themselves
-    for _name in ("deadlines", "connection", "origin"):
-        _spec = importlib.util.spec_from_file_location(
-            f"{__name__}.{_name}", Path(__file__).with_name(f"{_name}.py")
-        )
-        assert _spec is not None
-        assert _spec.loader is not None
-        _module = importlib.util.module_from_spec(_spec)
-        sys.modules[_spec.name] = _module
-        _spec.loader.exec_module(_module)
+    load_texts(__name__, __file__, ("deadlines", "connection", "origin"))
 
 from fastgw.upstream.connection import Attempt, Sink
 from fastgw.upstream.origin import Bounds, Origin

@@ -182,40 +182,82 @@ class Trust:
 
     def __init__(self) -> None:
         self._contexts: dict[str | None, tuple[int, ssl.SSLContext]] = {}
+        self._reading: dict[tuple[str | None, int], asyncio.Task[ssl.SSLContext]] = {}
 
     def context(self, ca_file: str | None) -> ssl.SSLContext:
         """Give the context for the system's anchors and those of `ca_file`, if any.
 
         A changed file is read again. Raises OSError (`ssl.SSLError` too) when it cannot be used.
         """
-        stamp = Path(ca_file).stat().st_mtime_ns if ca_file else 0
+        stamp = _stamp(ca_file)
+        return self._known(ca_file, stamp) or self._keep(ca_file, stamp, _read_anchors(ca_file))
+
+    async def context_soon(self, ca_file: str | None) -> ssl.SSLContext:
+        """Give what `context` gives, without holding the loop: a thread reads, once for all.
+
+        The system's anchors are some hundred certificates, which take OpenSSL about 70 ms.
+        """
+        stamp = _stamp(ca_file)
+        known = self._known(ca_file, stamp)
+        if known is not None:
+            return known
+        task = self._reading.get((ca_file, stamp))
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._read(ca_file, stamp))
+            self._reading[ca_file, stamp] = task
+            task.add_done_callback(_forgive)
+        # who is cancelled must not take the reading from the others
+        return await asyncio.shield(task)
+
+    async def _read(self, ca_file: str | None, stamp: int) -> ssl.SSLContext:
+        try:
+            return self._keep(ca_file, stamp, await asyncio.to_thread(_read_anchors, ca_file))
+        finally:
+            del self._reading[ca_file, stamp]
+
+    def _known(self, ca_file: str | None, stamp: int) -> ssl.SSLContext | None:
         known = self._contexts.get(ca_file)
-        if known is not None and known[0] == stamp:
-            return known[1]
-        context = ssl.create_default_context()
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
-        if ca_file:
-            context.load_verify_locations(ca_file)
+        return known[1] if known is not None and known[0] == stamp else None
+
+    def _keep(self, ca_file: str | None, stamp: int, context: ssl.SSLContext) -> ssl.SSLContext:
         self._contexts[ca_file] = (stamp, context)
         return context
+
+
+def _stamp(ca_file: str | None) -> int:
+    return Path(ca_file).stat().st_mtime_ns if ca_file else 0
+
+
+def _read_anchors(ca_file: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return context
+
+
+def _forgive(task: asyncio.Task[ssl.SSLContext]) -> None:
+    """Take note of an error that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def connect(
     loop: asyncio.AbstractEventLoop,
     resolver: Resolver,
-    context: Callable[[], ssl.SSLContext] | None,
+    context: Callable[[], Awaitable[ssl.SSLContext]] | None,
     host: str,
     port: int,
     factory: Callable[[], Connection],
 ) -> Connection:
     """Make one connection, verified when there is a TLS context; raises UpstreamConnectError."""
     label = name_host(host)
-    connection = factory()
     try:
-        tls = context() if context else None
+        tls = await context() if context else None
     except OSError as error:
         raise UpstreamConnectError(f"the CA file for {label} cannot be read") from error
+    connection = factory()
     try:
         addresses = await resolver.resolve(host, port)
         sock = await open_socket(loop, addresses)

@@ -10,7 +10,7 @@ import functools
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -80,10 +80,10 @@ class Pool:
         """Give the connections to one target; `Origin.send` is `send` for who keeps it."""
         origin = self._origins.get(target)
         if origin is None:
-            context: Callable[[], ssl.SSLContext] | None = None
+            context: Callable[[], Awaitable[ssl.SSLContext]] | None = None
             bounds = self._bounds
             if target.scheme == "https":
-                context = functools.partial(self._trust.context, target.ca_file)
+                context = functools.partial(self._trust.context_soon, target.ca_file)
                 bounds = msgspec.structs.replace(bounds, dials=min(bounds.dials, TLS_DIALS))
             origin = self._origins[target] = Origin(
                 self._loop,

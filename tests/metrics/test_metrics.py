@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import timeit
 
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from fastgw import __version__
 from fastgw._ext import BUILD, counters
 from fastgw.domain import Usage
-from fastgw.metrics import FAMILIES, MOST_VALUES, Collector, Metrics, parse_series, series_text
+from fastgw.metrics import FAMILIES, MOST_VALUES, Exposition, Metrics
 
 CONTRACT = [
     "fastgw_requests_total{endpoint,provider,model,status,code}",
@@ -43,10 +42,8 @@ CONTRACT = [
 
 
 def render(board, accept=""):
-    registry = CollectorRegistry()
-    registry.register(Collector(board))
-    encoder, content_type = choose_encoder(accept)
-    return encoder(registry).decode(), content_type
+    text, content_type = asyncio.run(Exposition(board).render(accept))
+    return text.decode(), content_type
 
 
 def samples(board):
@@ -242,14 +239,6 @@ def test_any_text_as_a_label(board, value):
     assert found == [({"scope": expected}, 2)]
 
 
-def test_series_text_round_trip():
-    """What is written of a series is read back."""
-    for values in (("a", "b"), ("\\n", '"'), ("", "\\"), ("x\ny", "}")):
-        text = series_text("name", ("one", "two"), values)
-        assert parse_series(text) == ("name", dict(zip(("one", "two"), values, strict=True)))
-    assert parse_series(series_text("name", (), ())) == ("name", {})
-
-
 def test_wrong_number_of_labels(board):
     """A value too many or too few is an error, not another series."""
     metrics = Metrics(board.slot(0))
@@ -284,6 +273,58 @@ def test_buckets_are_cumulative_and_sorted(board):
     counts = [float(count) for _, count in edges]
     assert counts == sorted(counts)
     assert counts[-1] == 5
+
+
+def test_a_second_scrape_sees_what_is_new(board):
+    """New series, new workers and new numbers appear, and nothing is shown twice."""
+    exposition = Exposition(board)
+    first = Metrics(board.slot(0))
+    first.lane["standard", "a"].add(1)
+    asyncio.run(exposition.render(""))
+    first.lane["standard", "a"].add(1)
+    first.lane["standard", "b"].add(1)
+    Metrics(board.slot(2)).lane["standard", "a"].add(5)
+    text = asyncio.run(exposition.render(""))[0].decode()
+    assert [line for line in text.splitlines() if line.startswith("fastgw_lane_total")] == [
+        'fastgw_lane_total{lane="standard",reason="a"} 7',
+        'fastgw_lane_total{lane="standard",reason="b"} 1',
+    ]
+    assert text == render(board)[0]
+
+
+async def test_a_scrape_lets_others_have_their_turn():
+    """Streams go on while thousands of series are shown, and may add series meanwhile."""
+    board = counters.Board(1 << 22, 2)
+    metrics = [Metrics(board.slot(number)) for number in range(2)]
+    for number in range(1000):
+        for each in metrics:
+            each.lane["standard", f"reason-{number // 2}"].add(1)
+            each.overhead[f"endpoint-{number % 400}"].observe(0.01)
+    now = 0.0
+
+    def clock():
+        nonlocal now
+        now += 0.0001  # a series took 0.1 ms
+        return now
+
+    turns = 0
+
+    async def stream():
+        nonlocal turns
+        while True:
+            turns += 1
+            metrics[turns % 2].upstream_errors[f"provider-{turns}", "x"].add(1)
+            await asyncio.sleep(0)
+
+    streaming = asyncio.ensure_future(stream())
+    exposition = Exposition(board, clock)
+    both = await asyncio.gather(exposition.render(""), exposition.render(""))
+    streaming.cancel()
+    assert turns > 100
+    for text, _ in both:
+        names = [line.rpartition(" ")[0] for line in text.decode().splitlines()]
+        assert len(names) == len(set(names))
+        assert b'fastgw_lane_total{lane="standard",reason="reason-7"} 4' in text
 
 
 def test_counting_remembers_its_series(board):

@@ -125,9 +125,10 @@ async def test_a_reset_is_no_end(client):
 )
 async def test_bad_answers_fail_at_once(client, answer, why, bytewise):
     """The upstream keeps the connection open: the failure does not wait for a time-out."""
-    async with Upstream(answering(b"")) as upstream:
+    script = answering(b"")
+    async with Upstream(script) as upstream:
         sink = client.send(upstream)
-        await settled(lambda: upstream.peers)
+        await settled(lambda: script.seen)  # sooner, it would be bytes that nobody asked for
         peer = upstream.peers[0]
         with suppress(ConnectionError):
             await (peer.send_bytewise if bytewise else peer.send)(answer)

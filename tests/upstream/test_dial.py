@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import errno
+import gc
 import ipaddress
 import socket
 import ssl
+import threading
 from pathlib import Path
 
 import pytest
@@ -426,6 +428,71 @@ def test_a_changed_anchor_file_is_read_again(room, authority, stranger, tmp_path
         assert context.verify_mode is ssl.CERT_REQUIRED
         assert context.check_hostname
         assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+class HeldReading:
+    """Reads anchors in its thread when it may."""
+
+    def __init__(self, read) -> None:
+        self._read = read
+        self.threads = []
+        self.go_on = threading.Event()
+
+    def __call__(self, ca_file):
+        self.threads.append(threading.current_thread())
+        assert self.go_on.wait(10)
+        return self._read(ca_file)
+
+
+@pytest.fixture
+def held(room, monkeypatch):
+    reading = HeldReading(room.dial._read_anchors)
+    monkeypatch.setattr(room.dial, "_read_anchors", reading)
+    yield reading
+    reading.go_on.set()
+
+
+async def test_anchors_are_read_off_the_loop_and_once(clients, held, authority):
+    """The loop goes on while they are read, and all who wait for them get the same ones."""
+    client = clients(lookup=loopback)
+    options = {"scheme": "https", "host": "api.example", "ca_file": authority.file}
+    async with Upstream(answering(CANARY), tls=authority.context("api.example")) as upstream:
+        sinks = [client.send(upstream, **options) for _ in range(8)]
+        await settled(lambda: held.threads)
+        assert held.threads != [threading.current_thread()]
+        assert {sink.outcome for sink in sinks} == {"open"}
+        held.go_on.set()
+        for sink in sinks:
+            assert (await sink.finished()).body == b"canary"
+        assert len(held.threads) == 1
+
+
+async def test_who_leaves_does_not_take_the_reading_along(room, held, authority):
+    """One that is cancelled leaves the others waiting; with all gone an error is nobody's."""
+    caught = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: caught.append(context))
+    trust = room.dial.Trust()
+    first, second = (asyncio.ensure_future(trust.context_soon(authority.file)) for _ in range(2))
+    await settled(lambda: held.threads)
+    first.cancel()
+    await asyncio.wait([first])
+    held.go_on.set()
+    assert await second is trust.context(authority.file)
+    held.go_on.clear()
+
+    broken = Path(authority.file).with_name("broken.pem")
+    broken.write_text("no certificate")
+    alone = asyncio.ensure_future(trust.context_soon(str(broken)))
+    await settled(lambda: len(held.threads) == 2)
+    alone.cancel()
+    await asyncio.wait([alone])
+    held.go_on.set()
+    await settled(lambda: not trust._reading)
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not caught
+    with pytest.raises(ssl.SSLError):
+        await trust.context_soon(str(broken))
 
 
 async def test_a_handshake_that_stalls_is_given_up(clients, clock, authority):

@@ -288,6 +288,8 @@ TABLES = {
   PRIMARY KEY (version, noun, object_id)""",
 }
 
+# Nothing here may be worked out row by row: IN makes SQLite build a table for each row, which costs
+# as much as the row, and so does asking for the time.
 USAGE_RECORDS = """
   id TEXT NOT NULL,
   created_at BIGINT NOT NULL,
@@ -310,13 +312,13 @@ USAGE_RECORDS = """
   cache_write_tokens BIGINT NOT NULL,
   reasoning_tokens BIGINT NOT NULL,
   cost_nano BIGINT NOT NULL,
-  usage_source TEXT NOT NULL
-    CHECK (usage_source IN ('reported', 'partial', 'estimated', 'held')),
+  usage_source TEXT NOT NULL CHECK (usage_source = 'reported' OR usage_source = 'partial'
+    OR usage_source = 'estimated' OR usage_source = 'held'),
   duration_ms BIGINT NOT NULL,
   ttft_ms BIGINT,
   overhead_us BIGINT NOT NULL,
   error_code TEXT,
-  updated_at BIGINT NOT NULL DEFAULT {now},
+  updated_at BIGINT NOT NULL DEFAULT 0,
   PRIMARY KEY (created_at, id)"""
 
 INDEXES = (
@@ -341,10 +343,14 @@ INDEXES = (
     "CREATE INDEX admin_sessions_family ON admin_sessions (family)",
     "CREATE INDEX audit_log_created ON audit_log (created_at, id)",
     "CREATE INDEX usage_records_id ON usage_records (id)",
-    "CREATE INDEX usage_records_key ON usage_records (key_id, created_at)",
     "CREATE INDEX usage_daily_key ON usage_daily (key_id, day)",
     "CREATE INDEX usage_monthly_key ON usage_monthly (key_id, month)",
 )
+PG_INDEXES = ("CREATE INDEX usage_records_key ON usage_records (key_id, created_at)",)
+"""SQLite plans before it knows the arguments, and a filter that may be NULL rules these out."""
+
+CLUSTERED = ("usage_daily", "usage_monthly", "usage_tags_daily")
+"""Tables that on SQLite are their primary key's index, and so are written once, not twice."""
 
 NOTED = (
     "api_keys", "providers", "models", "deployments", "fallbacks", "model_aliases", "users",
@@ -541,12 +547,15 @@ def upgrade() -> None:
         )
         run("CREATE TABLE usage_records_default PARTITION OF usage_records DEFAULT")
         triggers = pg_triggers()
+        indexes = [*INDEXES, *PG_INDEXES]
     else:
         for table, columns in TABLES.items():
-            run(f"CREATE TABLE {table} ({sqlite_words(columns)}) STRICT")
+            clustered = ", WITHOUT ROWID" if table in CLUSTERED else ""
+            run(f"CREATE TABLE {table} ({sqlite_words(columns)}) STRICT{clustered}")
         run(f"CREATE TABLE usage_records ({sqlite_words(USAGE_RECORDS)}) STRICT, WITHOUT ROWID")
         triggers = sqlite_triggers()
-    for statement in (*INDEXES, *triggers):
+        indexes = [*INDEXES]
+    for statement in (*indexes, *triggers):
         run(statement)
     run("INSERT INTO config_version (id, version, pruned_to) VALUES (1, 0, 0)")
 
