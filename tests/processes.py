@@ -37,7 +37,8 @@ class Process:
 
     def __init__(self, *arguments: str, cwd: Path, env: dict[str, str] | None = None) -> None:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("FASTGW_")}
-        clean.pop("OPENAI_API_KEY", None)
+        for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+            clean.pop(name, None)
         clean["PYTHONPATH"] = str(ROOT)
         if "FASTGW_PURE" in os.environ:
             clean["FASTGW_PURE"] = os.environ["FASTGW_PURE"]

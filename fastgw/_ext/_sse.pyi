@@ -27,7 +27,7 @@ class Tap:
         """The payload of the first in-stream error."""
     @property
     def done(self) -> bool:
-        """[DONE] was seen."""
+        """The stream told its own end: [DONE], or an event whose type says so."""
     @property
     def content_events(self) -> int:
         """How many events carried text or a tool call."""

@@ -10,7 +10,8 @@ something, and only that decoding (payload.py) says what was found.
 What is text: string values of the members named in TEXT, at any depth, and the "name" of a tool
 call, which stands for the call's own cost too. Payloads whose "type" begins with "response." or
 "transcript." (OpenAI Responses and transcriptions) repeat in later events what their "delta" told
-before, so there only "delta" counts. Arrays that repeat or quote are passed over:
+before, so there only "delta" counts. A stream is complete when [DONE] was seen, or an event whose
+"type" says so (payload.py names them). Arrays that repeat or quote are passed over:
 "reasoning_details" (OpenRouter), "annotations", "executed_tools" (Groq).
 
 Knows bytes only; no I/O.
@@ -33,7 +34,7 @@ from fastgw._ext._scan cimport (
 )
 
 from fastgw._ext import weights
-from fastgw._ext.payload import judge
+from fastgw._ext.payload import ENDS, ERRORS, judge
 
 TEXT = frozenset(
     b"content reasoning_content reasoning text arguments refusal partial_json thinking".split()
@@ -64,6 +65,8 @@ cdef enum:
     HAS_CONTENT = 1
     HAS_USAGE = 2
     HAS_ERROR = 4
+    HAS_END = 8
+    JUDGED = HAS_USAGE | HAS_ERROR | HAS_END
 
 cdef enum:
     # Which strings of a payload are text.
@@ -81,9 +84,14 @@ cdef dict MEANINGS = dict.fromkeys(TEXT, IS_TEXT) | {
     b"annotations": IS_PASSED_OVER,
     b"executed_tools": IS_PASSED_OVER,
 }
+cdef dict LAST_TYPES = {kind.encode(): HAS_END for kind in ENDS} | {
+    kind.encode(): HAS_ERROR for kind in ERRORS
+}
 cdef int PER_CALL = weights.PER_ANSWER_CALL
 cdef Names MEMBERS = compiled_names(frozenset(MEANINGS))
 cdef int MEANING[64]
+cdef Names TYPES = compiled_names(frozenset(LAST_TYPES))
+cdef int MARK[64]
 # By length, the first letters of the members: most keys of a chunk need no closer look.
 cdef unsigned int INITIALS[32]
 
@@ -95,6 +103,8 @@ cdef int fill_meanings() except -1:
     for index, name in enumerate(MEMBERS.keys):
         MEANING[index] = MEANINGS[name]
         INITIALS[len(name)] |= 1U << (name[0] & 31)
+    for index, name in enumerate(TYPES.keys):
+        MARK[index] = LAST_TYPES[name]
     return 0
 
 
@@ -170,12 +180,20 @@ cdef int text_mode(const unsigned char *kind, const unsigned char *end) noexcept
     return ANY_TEXT
 
 
+cdef inline int type_mark(const unsigned char *kind, const unsigned char *end) noexcept:
+    """Tell by the value of "type" whether the payload may end the stream."""
+    cdef bint exact = False
+    cdef int index = TYPES.find(kind, end - kind, &exact)
+    return MARK[index] if index >= 0 and exact else 0
+
+
 cdef class Tap:
     """A stream's tap: feed() bytes as they come, pass on what it gives, finish() at the end.
 
     `usage` and `first_usage` are the payloads of the last and the first event that held a member
-    "usage" that is an object, `error` the first that is an in-stream error. With `drop_usage` the
-    event whose "choices" is empty and whose "usage" is an object is noted but not passed on.
+    "usage" that is an object, `error` the first that is an in-stream error; `done` says that the
+    stream told its own end. With `drop_usage` the event whose "choices" is empty and whose "usage"
+    is an object is noted but not passed on.
     """
 
     def __cinit__(self, bint drop_usage=False, Py_ssize_t limit=1 << 20):
@@ -408,7 +426,7 @@ cdef class Tap:
         cdef int marks = self.read_members(start, end)
         if marks & HAS_CONTENT:
             self.content_events += 1
-        if not error_event and marks & (HAS_USAGE | HAS_ERROR) == 0:
+        if not error_event and marks & JUDGED == 0:
             return 0
         payload = PyBytes_FromStringAndSize(<char *>start, end - start)
         if self.take_marked(payload, marks, error_event):
@@ -474,6 +492,7 @@ cdef class Tap:
             if meaning == IS_ERROR:
                 marks |= HAS_ERROR
             elif meaning == IS_TYPE:
+                marks |= type_mark(key, quote)
                 if mode == ANY_TEXT:
                     mode = text_mode(key, quote)
                     if mode != ANY_TEXT and marks & HAS_CONTENT:
@@ -489,11 +508,11 @@ cdef class Tap:
                     meter_json(&self.meter, key, quote)
 
     cdef int take_marked(self, bytes payload, int marks, bint error_event) except -1:
-        """Decode a payload that seems to hold usage or an error; true when it is to be dropped."""
+        """Decode a payload that seems to tell more than text; true when it is to be dropped."""
         cdef bint drop = False
         if error_event and self.error is None:
             self.error = payload
-        if marks & (HAS_USAGE | HAS_ERROR):
+        if marks & JUDGED:
             verdict = judge(payload)
             if verdict.usage:
                 self.usage = payload
@@ -501,6 +520,8 @@ cdef class Tap:
                     self.first_usage = payload
             if verdict.error and self.error is None:
                 self.error = payload
+            if verdict.end:
+                self.done = True
             drop = self.drop_usage and verdict.extra
         return drop
 

@@ -21,7 +21,15 @@ class Verdict(NamedTuple):
     extra: bool = False
     """The usage event that answers stream_options.include_usage: "choices" is empty."""
     error: bool = False
-    """A top-level "error" that is an object or a text."""
+    """A top-level "error" that is an object or a text, or a type that says so."""
+    end: bool = False
+    """Its type says that the stream is complete."""
+
+
+ENDS = frozenset({"response.completed", "response.incomplete", "message_stop"})
+"""Types of the last event of a whole stream: OpenAI Responses, Anthropic Messages."""
+ERRORS = frozenset({"response.failed", "error"})
+"""Types of an event that ends a stream with an error, there."""
 
 
 def _holds_usage(value: Any) -> bool:
@@ -46,9 +54,12 @@ def judge(payload: bytes) -> Verdict:
     if not isinstance(value, dict):
         return Verdict(whole=True, usage=_holds_usage(value))
     error = value.get("error")
+    kind = value.get("type")
+    told = kind if isinstance(kind, str) else ""
     return Verdict(
         whole=True,
         usage=_holds_usage(value),
         extra=value.get("choices") == [] and isinstance(value.get("usage"), dict),
-        error=isinstance(error, dict) or (isinstance(error, str) and error != ""),
+        error=isinstance(error, dict) or (isinstance(error, str) and error != "") or told in ERRORS,
+        end=told in ENDS,
     )

@@ -128,7 +128,7 @@ def _reason(exc: OSError) -> str:
 async def _list_models(provider: Provider, url: URL, timeout_s: float) -> list[Step]:
     record = registry[provider.type]
     path = record.paths.get("models", "/models")
-    headers = {"accept": "application/json", **provider.headers}
+    headers = {"accept": "application/json", **record.default_headers, **provider.headers}
     headers |= dict(record.authorize(provider))
     try:
         status, body = await _get(provider, str(url).rstrip("/") + path, headers, timeout_s)

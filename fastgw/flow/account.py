@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from fastgw import catalog
 from fastgw._ext import limits
 from fastgw.domain import Usage, UsageRecord
@@ -55,8 +57,9 @@ def _usage(exchange: Exchange) -> tuple[Usage, str]:
     if not exchange.first_content:
         # Nothing reached the client: only what the provider reported is billed.
         return _NOTHING, "reported"
-    counted = Usage(
-        input_tokens=exchange.prompt_estimate, output_tokens=translator.delivered_tokens
+    prompt = translator.prompt_usage() or Usage(input_tokens=exchange.prompt_estimate)
+    counted = msgspec.structs.replace(
+        prompt, output_tokens=translator.delivered_tokens, reasoning_tokens=0
     )
     return counted, "estimated" if exchange.error is None else "partial"
 

@@ -66,6 +66,7 @@ class Exchange:
         "principal",
         "prompt_estimate",
         "provider_type",
+        "query",
         "request_id",
         "requested_model",
         "reservation",
@@ -77,7 +78,6 @@ class Exchange:
         "tags",
         "tariff",
         "translator",
-        "upstream_path",
         "usage",
         "usage_source",
     )
@@ -97,6 +97,8 @@ class Exchange:
         self.client_api = client_api
         self.headers = headers
         self.pinned = pinned
+        self.query = ""
+        """The request's query string, if providers may know it."""
         self.created_at = now_ms()
         self.started = time.monotonic_ns()
         self.digest = b""

@@ -60,7 +60,7 @@ FIELDS = (
 """Request fields the fast lane looks for; a leg names those it copies by their place here."""
 
 
-_ASKED = Asked(b"", {}, "", "", stream=False)
+_ASKED = Asked(b"", {}, "", "", stream=False, endpoint="")
 
 
 class Leg:
@@ -267,7 +267,7 @@ def make_leg(
     """Compile one deployment; None when it is not a relay."""
     provider = deployment.provider
     record = registry[provider.type]
-    relay = relay_facts(record.translators.get(exchange.client_api))
+    relay = relay_facts(record.translators.get(exchange.client_api), exchange.endpoint)
     path = record.paths.get(exchange.endpoint)
     if relay is None or path is None:
         return None

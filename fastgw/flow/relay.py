@@ -12,9 +12,9 @@ from functools import cache
 
 from fastgw._ext import http1, scan
 from fastgw.domain import Deployment
-from fastgw.errors import GatewayError, UpstreamFault, UpstreamProtocolError
+from fastgw.errors import UpstreamFault, UpstreamProtocolError
 from fastgw.flow.exchange import Exchange
-from fastgw.wire import json, openai
+from fastgw.wire import json
 
 SERVER = "fastgw"
 HELD = 256 * 1024
@@ -25,7 +25,7 @@ _NOTHING: frozenset[bytes] = frozenset()
 _EVENTS = b"text/event-stream"
 _JSON = b"application/json"
 
-_RENAMED = (b"x-ratelimit-", b"x-request-id", b"request-id")
+_RENAMED = (b"x-ratelimit-", b"anthropic-ratelimit-", b"x-request-id", b"request-id")
 """The provider's own labels move to `x-fastgw-upstream-…`: ours stand in their place."""
 _DROPPED = b""
 
@@ -185,11 +185,6 @@ def _retry_after(head: http1.Head) -> float | None:
         if name == b"retry-after" and value.isdigit():
             return float(value)
     return None
-
-
-def error_event(error: GatewayError) -> bytes:
-    """Give the event that ends a stream which cannot go on, in the client API's shape."""
-    return openai.error_event(error)
 
 
 def _relays(status: int, body: bytes) -> bool:

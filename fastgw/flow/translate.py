@@ -46,14 +46,21 @@ def translate(exchange: Exchange, deployment: Deployment) -> Request:
     if make is None or path is None:
         raise InvalidRequest(f"provider {provider.name!r} does not serve {exchange.endpoint}")
     asked = Asked(
-        exchange.body, exchange.spans, exchange.requested_model, deployment.model, exchange.stream
+        exchange.body,
+        exchange.spans,
+        exchange.requested_model,
+        deployment.model,
+        exchange.stream,
+        exchange.endpoint,
     )
     exchange.translator = translator = make(asked)
     parts = translator.request(asked)
+    if exchange.query in record.queries:
+        path = f"{path}?{exchange.query}"
     outlet = outlet_of(provider)
     fields = [outlet.prefix(path)]
     for name in record.forward_headers:
-        value = exchange.headers.get(name)
+        value = exchange.headers.get(name, record.default_headers.get(name))
         if value is not None and is_field_value(value):
             fields.append(f"{name}: {value}\r\n".encode("latin-1"))
     fields.append(b"accept: %s\r\n" % (_EVENTS if exchange.stream else _JSON))

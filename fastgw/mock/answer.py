@@ -127,8 +127,9 @@ def answer_chat(
     choices: int,
     maximum: int | None,
     tool: Mapping[str, Any] | None,
+    prompt: int,
 ) -> Answer:
-    """Decide the answer to a checked chat request.
+    """Decide the answer to a checked request; `prompt` is what it counts.
 
     `maximum` is in tokens a choice, `tool` the offered tool to call, if one is to be called.
     """
@@ -136,7 +137,7 @@ def answer_chat(
     if behaviour.ignore_max:
         maximum = None
     made = tuple(_choose(index, key, behaviour, maximum, tool) for index in range(choices))
-    return Answer(key.hex()[:24], prompt_tokens(question), made)
+    return Answer(key.hex()[:24], prompt, made)
 
 
 def _choose(
@@ -207,7 +208,7 @@ def prompt_tokens(question: Mapping[str, Any]) -> int:
         if isinstance(content, str):
             count += len(content.split())
         elif isinstance(content, list):
-            for part in content:
+            for part in content:  # a token is a part too
                 text = part.get("text") if isinstance(part, Mapping) else None
                 count += len(text.split()) if isinstance(text, str) else 1
     return count

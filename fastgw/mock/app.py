@@ -10,13 +10,14 @@ import asyncio
 import hmac
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
 from aiohttp import HttpVersion11, web
 
-from fastgw.mock import openai
-from fastgw.mock.answer import answer_chat, input_tokens
+from fastgw.mock import anthropic, openai
+from fastgw.mock.answer import answer_chat, input_tokens, prompt_tokens
 from fastgw.mock.behaviour import (
     NAMED,
     Behaviour,
@@ -25,12 +26,13 @@ from fastgw.mock.behaviour import (
     base_name,
     read_model,
 )
-from fastgw.mock.event import Ended, Event, spoil, spoil_whole
+from fastgw.mock.event import Ended, Event, fail, spoil, spoil_whole
 from fastgw.mock.exchange import Exchange
 from fastgw.mock.log import Log, bare_credential
 from fastgw.mock.openai import Refusal
 from fastgw.mock.options import Options
 from fastgw.mock.pacer import Pacer, Play
+from fastgw.mock.wires import WIRES, Wire, refusal_body
 
 MAX_BODY = 256 << 20
 JSON = "application/json"
@@ -112,7 +114,8 @@ def create_app(options: Options | None = None, *, log: Log | None = None) -> web
     mock = Mock(options, Log(options.log) if log is None else log)
     app = web.Application(middlewares=[keep_books], client_max_size=MAX_BODY)
     app[MOCK] = mock
-    app.router.add_post("/v1/chat/completions", chat)
+    for wire in WIRES:
+        app.router.add_post(wire.path, partial(generate, wire))
     app.router.add_post("/v1/embeddings", embeddings)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/models/{name:.+}", model)
@@ -169,14 +172,18 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         refused = Refusal(error.status, f"{error.reason}: {request.method} {request.path}")
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
-    return await _send_whole(request, Event(refused.body), status=refused.status, headers=headers)
+    body = Event(refusal_body(request.path, refused))
+    return await _send_whole(request, body, status=refused.status, headers=headers)
 
 
 def _check_credential(request: web.Request) -> None:
+    if anthropic.owns(request.path) and "anthropic-version" not in request.headers:
+        raise Refusal(400, "anthropic-version: header is required")
     key = request.app[MOCK].options.api_key
     if key is None:
         return
-    given = request.headers.get("authorization")
+    native = anthropic.owns(request.path) or "anthropic-version" in request.headers
+    given = request.headers.get("x-api-key" if native else "authorization")
     if given is None:
         message = "You didn't provide an API key. Provide it in an Authorization header."
         raise Refusal(401, message, code="invalid_api_key")
@@ -187,13 +194,14 @@ def _check_credential(request: web.Request) -> None:
 # -- routes -------------------------------------------------------------------------------------
 
 
-async def chat(request: web.Request) -> web.StreamResponse:
-    """`POST /v1/chat/completions`."""
+async def generate(wire: Wire, request: web.Request) -> web.StreamResponse:
+    """`POST` on a route that generates text."""
     mock, exchange = request.app[MOCK], request[EXCHANGE]
     question = _question(exchange)
     behaviour = mock.behaviour(openai.read_name(question))
-    asked = openai.read_chat(question)
-    tool = openai.read_tool(question, eager=behaviour.tools)
+    asked = wire.read(question)
+    as_chat = wire.as_chat(question)
+    tool = openai.read_tool(as_chat, eager=behaviour.tools)
     answer = answer_chat(
         question,
         behaviour,
@@ -201,21 +209,22 @@ async def chat(request: web.Request) -> web.StreamResponse:
         choices=asked.choices,
         maximum=asked.maximum,
         tool=tool,
+        prompt=prompt_tokens(as_chat),
     )
-    exchange.answer_id = f"chatcmpl-{answer.mark}"
-    events = openai.chat_events(asked, answer, behaviour)
+    exchange.answer_id = wire.prefix + answer.mark
+    events = wire.events(asked, answer, behaviour)
     await _hold(request, behaviour, events, answer.prompt)
     exchange.prompt(answer.prompt)
     if behaviour.fault in {Fault.GARBAGE_HTML, Fault.GARBAGE_JSON}:
         return await _send_garbage(request, behaviour, stream=asked.stream)
     if asked.stream:
         if behaviour.fault is Fault.ERROR_EVENT:
-            events = openai.error_event(events, behaviour, answer.completion)
+            events = fail(events, behaviour, answer.completion, wire.error)
         events = spoil(events, behaviour, answer.completion)
         return await _send_stream(request, events, behaviour)
     if behaviour.fault is Fault.ERROR_EVENT:
-        return await _send_whole(request, Event(orjson.dumps({"error": openai.STREAM_ERROR})))
-    return await _send_body(request, openai.chat_body(asked, answer, behaviour), behaviour)
+        return await _send_whole(request, Event(wire.failure))
+    return await _send_body(request, wire.body(asked, answer, behaviour), behaviour)
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:

@@ -5,8 +5,10 @@ Wire formats produce events; whoever sends them neither knows nor cares which fo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import chain
 from typing import Any, NamedTuple
 
 from fastgw.mock.behaviour import Behaviour, Fault, fault_after
@@ -60,6 +62,23 @@ def spoil(events: Iterator[Event], behaviour: Behaviour, chunks: int) -> Iterato
         left -= 1 if held.tokens else 0
         held = event
     yield _last(held, behaviour.fault)
+
+
+def fail(
+    events: Iterator[Event], behaviour: Behaviour, chunks: int, error: bytes
+) -> Iterator[Event]:
+    """Let a stream end in an error event after some content; its last event follows on demand."""
+    left = fault_after(behaviour, chunks)
+    held = next(events)
+    for event in events:
+        if left == 0:
+            break
+        yield held
+        left -= 1 if held.tokens else 0
+        held = event
+    yield Event(error)
+    if behaviour.done:
+        yield deque(chain((held,), events), maxlen=1).pop()
 
 
 def spoil_whole(body: Event, behaviour: Behaviour) -> Event:

@@ -23,7 +23,7 @@ from fastgw.mock.answer import (
     answer_vector,
     input_tokens,
 )
-from fastgw.mock.behaviour import Behaviour, Fault, UsageMode, fault_after
+from fastgw.mock.behaviour import Behaviour, Fault, UsageMode
 from fastgw.mock.event import Event
 
 DONE = b"data: [DONE]\n\n"
@@ -190,10 +190,10 @@ def usage_object(prompt: int, completion: int | None, behaviour: Behaviour) -> A
     mode = behaviour.usage
     if mode is UsageMode.NULL:
         return None
-    told_prompt = _told(prompt, mode)
+    told_prompt = told(prompt, mode)
     counts = {"prompt_tokens": told_prompt}
     if completion is not None:
-        counts["completion_tokens"] = _told(completion, mode)
+        counts["completion_tokens"] = told(completion, mode)
     total = sum(counts.values())
     usage: dict[str, Any] = {**counts, "total_tokens": total}
     if mode is UsageMode.STRING:
@@ -205,7 +205,8 @@ def usage_object(prompt: int, completion: int | None, behaviour: Behaviour) -> A
     return usage
 
 
-def _told(count: int, mode: UsageMode) -> int:
+def told(count: int, mode: UsageMode) -> int:
+    """Give what is said of a true count."""
     if mode is UsageMode.MORE:
         return 2 * count + 1
     if mode is UsageMode.LESS:
@@ -346,19 +347,6 @@ NOT_JSON = b'{"id": "chatcmpl-", "choices": [{"index": 0, "message": {"role": "a
 STREAM_ERROR = {"message": "The server had an error.", "type": "server_error", "code": None}
 
 
-def error_event(events: Iterator[Event], behaviour: Behaviour, chunks: int) -> Iterator[Event]:
-    """Let a stream end in an error event after some content."""
-    left = fault_after(behaviour, chunks)
-    for event in events:
-        if left == 0 or event.data == DONE:
-            break
-        yield event
-        left -= 1 if event.tokens else 0
-    yield Event(b"data: %b\n\n" % orjson.dumps({"error": STREAM_ERROR}))
-    if behaviour.done:
-        yield Event(DONE)
-
-
 def garbage(*, stream: bool, behaviour: Behaviour) -> Event:
     """Give a body that is not what was asked for."""
     if behaviour.fault is Fault.GARBAGE_HTML:
@@ -372,18 +360,19 @@ def garbage(*, stream: bool, behaviour: Behaviour) -> Event:
 def read_inputs(question: Mapping[str, Any]) -> list[str | list[int]]:
     """Give the inputs of an embeddings request: a text, texts, tokens, or lists of tokens."""
     value = question.get("input")
-    items = [value] if isinstance(value, str) or _is_tokens(value) else value
+    items = [value] if isinstance(value, str) or is_tokens(value) else value
     if (
         not isinstance(items, list)
         or not items
-        or not all(isinstance(item, str) or _is_tokens(item) for item in items)
+        or not all(isinstance(item, str) or is_tokens(item) for item in items)
         or "" in items
     ):
         raise Refusal(400, "'input' must be text or tokens, or a list of them.", param="input")
     return items
 
 
-def _is_tokens(value: Any) -> bool:
+def is_tokens(value: Any) -> bool:
+    """Tell an array of token ids."""
     return (
         isinstance(value, list)
         and bool(value)

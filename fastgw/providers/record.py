@@ -25,6 +25,7 @@ class Asked(msgspec.Struct, frozen=True):
     requested_model: str
     upstream_model: str
     stream: bool
+    endpoint: str
 
 
 class Translator(Protocol):
@@ -61,6 +62,9 @@ class Translator(Protocol):
     def usage(self) -> Usage | None:
         """Give the usage that the provider reported, if it did and it makes sense."""
 
+    def prompt_usage(self) -> Usage | None:
+        """Give what it reported of the prompt alone, before it reported all."""
+
 
 class ProviderType(msgspec.Struct, frozen=True, kw_only=True):
     """Facts about a provider type. Each field's default is what an unknown provider gets."""
@@ -81,10 +85,15 @@ class ProviderType(msgspec.Struct, frozen=True, kw_only=True):
     """Client API -> translator."""
     forward_headers: frozenset[str] = frozenset()
     """Client headers that go along, lower case."""
+    default_headers: Mapping[str, str] = {}
+    """What is sent of those when the client sent none: header name -> value."""
+    queries: frozenset[str] = frozenset()
+    """Query strings of client requests that go along."""
     return_headers: tuple[str, ...] = ()
     """Provider headers that come back, lower case; `name-*` is a prefix."""
     asks_usage: bool = False
-    """Whether a stream must be asked to report usage (`stream_options.include_usage`)."""
+    """Whether a stream of chat or completions must be asked to report usage
+    (`stream_options.include_usage`)."""
     replay: bool = False
     """Whether a request that may have been received can be sent again without harm."""
     explain: Callable[[str, int, bytes], GatewayError]

@@ -1,8 +1,8 @@
-"""OpenAI to OpenAI: every byte goes through but for the three that the contract names.
+"""Same to same: every byte goes through but for those that the contract names.
 
-The spliced `model`, the credential (not here), and the `include_usage` bargain: the gateway asks
-for usage where the provider's record says so, and drops the extra event again when the client did
-not ask for it.
+The spliced `model`, the credential (not here), and with OpenAI's API the `include_usage` bargain:
+the gateway asks for usage where the provider's record says so, and drops the extra event again when
+the client did not ask for it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from fastgw.wire import json, usage
 _USAGE = frozenset({b"usage"})
 LARGEST_EVENT = 32 << 20
 """Bytes; pictures travel as one event."""
+_HAVE_USAGE_OPTION = frozenset({"chat_completions", "completions"})
+"""Endpoints with `stream_options.include_usage`; Responses always report."""
 
 
 def wants_usage(asked: Asked) -> bool:
@@ -30,23 +32,17 @@ def wants_usage(asked: Asked) -> bool:
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
-class OpenAIRelay:
-    """Relay of one exchange between a client and a provider that both speak OpenAI's API."""
+class Relay:
+    """Relay of one exchange between a client and a provider that both speak the same API."""
 
-    def __init__(self, asked: Asked, *, asks_usage: bool) -> None:
-        self._ask = asks_usage and asked.stream and not wants_usage(asked)
-        self._tap = sse.Tap(drop_usage=self._ask, limit=LARGEST_EVENT)
+    def __init__(self, *, drop_usage: bool = False) -> None:
+        self._tap = sse.Tap(drop_usage=drop_usage, limit=LARGEST_EVENT)
         self._whole: bytes | None = None
         self._reported: tuple[int, int] | None = None
 
     def request(self, asked: Asked) -> Sequence[bytes]:
-        """Splice the model and, where it must be asked for, usage; leave all else as it is."""
-        edits = []
-        if asked.upstream_model != asked.requested_model:
-            edits.append((*asked.spans[b"model"], json.dumps(asked.upstream_model)))
-        if self._ask:
-            edits.append(_usage_edit(asked))
-        return splice(asked.body, edits)
+        """Splice the model; leave all else as it is."""
+        return splice(asked.body, _model_edit(asked))
 
     def data(self, data: bytes) -> bytes | None:
         """Pass whole events on, untouched."""
@@ -76,7 +72,7 @@ class OpenAIRelay:
 
     @property
     def complete(self) -> bool:
-        """Whether `[DONE]` was seen."""
+        """Whether the stream told its own end."""
         return self._tap.done
 
     @property
@@ -93,6 +89,13 @@ class OpenAIRelay:
         """Read the last usage object the provider reported."""
         if self._whole is not None:
             return self._usage_of(self._whole)
+        return self._usage_told()
+
+    def prompt_usage(self) -> Usage | None:
+        """Give nothing: prompt and answer are reported together."""
+        return None
+
+    def _usage_told(self) -> Usage | None:
         if self._tap.usage is None:
             return None
         return usage.read_event(self._tap.usage)
@@ -104,17 +107,58 @@ class OpenAIRelay:
         return usage.read(body[start:end])
 
 
+class OpenAIRelay(Relay):
+    """The same with OpenAI's API."""
+
+    def __init__(self, asked: Asked, *, asks_usage: bool) -> None:
+        self._ask = (
+            asks_usage
+            and asked.stream
+            and asked.endpoint in _HAVE_USAGE_OPTION
+            and not wants_usage(asked)
+        )
+        super().__init__(drop_usage=self._ask)
+
+    def request(self, asked: Asked) -> Sequence[bytes]:
+        """Splice the model and, where it must be asked for, usage; leave all else as it is."""
+        edits = _model_edit(asked)
+        if self._ask:
+            edits.append(_usage_edit(asked))
+        return splice(asked.body, edits)
+
+
+class AnthropicRelay(Relay):
+    """The same with Anthropic's API."""
+
+    def __init__(self, _: Asked) -> None:
+        super().__init__()
+
+    def prompt_usage(self) -> Usage | None:
+        """Read what `message_start` told, while nothing told more."""
+        first = self._tap.first_usage
+        if first is None or first is not self._tap.usage:
+            return None
+        return usage.read_event(first)
+
+    def _usage_told(self) -> Usage | None:
+        # The event that starts a message tells the input, the one before its end the output.
+        first, last = self._tap.first_usage, self._tap.usage
+        if last is None or last is first:
+            return None
+        return usage.read_event(last, first)
+
+
 class Facts(NamedTuple):
     """What the fast lane must know to do what a relay does."""
 
     asks_usage: bool
 
 
-def relay_facts(make: Any) -> Facts | None:
-    """Tell what a maker of translators makes, if it makes relays."""
+def relay_facts(make: Any, endpoint: str) -> Facts | None:
+    """Tell what a maker of translators makes for an endpoint, if it makes relays."""
     if not isinstance(make, partial) or make.func is not OpenAIRelay:
         return None
-    return Facts(**make.keywords)
+    return Facts(make.keywords["asks_usage"] and endpoint in _HAVE_USAGE_OPTION)
 
 
 def splice(body: bytes, edits: list[tuple[int, int, bytes]]) -> Sequence[bytes]:
@@ -126,6 +170,12 @@ def splice(body: bytes, edits: list[tuple[int, int, bytes]]) -> Sequence[bytes]:
         position = end
     parts.append(body[position:] if position else body)
     return parts
+
+
+def _model_edit(asked: Asked) -> list[tuple[int, int, bytes]]:
+    if asked.upstream_model == asked.requested_model:
+        return []
+    return [(*asked.spans[b"model"], json.dumps(asked.upstream_model))]
 
 
 def _usage_edit(asked: Asked) -> tuple[int, int, bytes]:

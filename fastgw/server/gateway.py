@@ -119,6 +119,7 @@ class Gateway:
             self._pool,
             self.load,
             max_body_bytes=settings.server.max_body_bytes,
+            stream=settings.stream,
         )
         await self._make_servers()
         if settings.server.fast_lane:
@@ -250,6 +251,7 @@ class Gateway:
         settings = self.settings
         self._jobs.settings = settings
         self._log_request = logs.request_line(enabled=settings.logs.requests)
+        self.lane.stream = settings.stream
         if self.fast is not None:
             self.fast.configure(settings.server, settings.stream)
         self.context.set_anonymous(

@@ -26,6 +26,7 @@ from fastgw.flow import accept
 from fastgw.flow.relay import SERVER
 from fastgw.server.carry import Carry
 from fastgw.server.door import Door
+from fastgw.server.endpoints import client_api_of
 from fastgw.server.protocol import LINGER_S, ClientProtocol, Patience
 from fastgw.server.replies import route_error
 from fastgw.server.reply import Answered
@@ -106,9 +107,9 @@ class GatewayServer(web.Server):
             client.take_up(request)
             response = await (hot or self._app_handler)(request)
         except web.HTTPException as exc:
-            response = route_error(_explain(exc, request), label_of(request))
+            response = _route_error(_explain(exc, request), request)
         except GatewayError as exc:
-            response = route_error(exc, label_of(request))
+            response = _route_error(exc, request)
         if self.draining:
             response.force_close()
         client.put_down(response)
@@ -181,7 +182,7 @@ class GatewayProtocol(ClientProtocol):
         else:
             log.error("request_failed", status=status, exc_info=exc)
             error = InternalError("something went wrong on our side")
-        response = route_error(error, _labels.next())
+        response = route_error(error, _labels.next(), client_api_of(request.path, {}))
         response.force_close()
         return response
 
@@ -189,6 +190,11 @@ class GatewayProtocol(ClientProtocol):
 async def name_server(_: web.Request, response: web.StreamResponse) -> None:
     """Say who answers, and not which libraries in which versions."""
     response.headers["server"] = SERVER
+
+
+def _route_error(error: GatewayError, request: web.Request) -> web.Response:
+    api = client_api_of(request.path, request.headers)
+    return route_error(error, label_of(request), api)
 
 
 def label_of(request: web.Request) -> str:

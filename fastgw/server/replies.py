@@ -10,7 +10,7 @@ from fastgw._ext import limits
 from fastgw.errors import GatewayError, MethodNotAllowed, UpstreamFault
 from fastgw.flow.exchange import Exchange
 from fastgw.flow.relay import SERVER, visible
-from fastgw.wire import openai
+from fastgw.wire.shapes import Shapes, shapes
 
 _PATIENCE_S = 60
 """A client should not sit and retry what takes longer."""
@@ -24,28 +24,29 @@ def json_reply(
     return web.Response(status=status, body=body, headers=headers, content_type="application/json")
 
 
-def error_reply(error: GatewayError, exchange: Exchange | None = None) -> web.Response:
+def error_reply(error: GatewayError, exchange: Exchange) -> web.Response:
     """Render an error for the client: shape, status and the headers that say what to do next."""
-    headers = {}
-    if exchange is not None:
-        headers["x-request-id"] = exchange.request_id
-        headers["x-fastgw-id"] = exchange.id
-        if exchange.deployment is not None:
-            headers["x-fastgw-provider"] = exchange.deployment.provider.name
-            headers["x-fastgw-model"] = visible(exchange.deployment.model)
-            headers["x-fastgw-attempts"] = str(exchange.attempts)
-        if exchange.guard is not None:
-            lines = exchange.guard.fields(limits.now_us()).decode("ascii").splitlines()
-            headers |= {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
-    return _reply(error, headers)
+    headers = {"x-fastgw-id": exchange.id}
+    if exchange.deployment is not None:
+        headers["x-fastgw-provider"] = exchange.deployment.provider.name
+        headers["x-fastgw-model"] = visible(exchange.deployment.model)
+        headers["x-fastgw-attempts"] = str(exchange.attempts)
+    if exchange.guard is not None:
+        lines = exchange.guard.fields(limits.now_us()).decode("ascii").splitlines()
+        headers |= {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
+    shape = shapes(exchange.client_api, exchange.endpoint)
+    return _reply(error, shape, exchange.request_id, headers)
 
 
-def route_error(error: GatewayError, request_id: str) -> web.Response:
+def route_error(error: GatewayError, request_id: str, client_api: str) -> web.Response:
     """Render an error of a request that never became an exchange."""
-    return _reply(error, {"x-request-id": request_id})
+    return _reply(error, shapes(client_api), request_id, {})
 
 
-def _reply(error: GatewayError, headers: dict[str, str]) -> web.Response:
+def _reply(
+    error: GatewayError, shape: Shapes, request_id: str, headers: dict[str, str]
+) -> web.Response:
+    headers |= dict.fromkeys(shape.label_headers, request_id)
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     if (
@@ -58,4 +59,4 @@ def _reply(error: GatewayError, headers: dict[str, str]) -> web.Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = ", ".join(sorted(error.allowed))
-    return json_reply(openai.error_body(error), error.status, headers)
+    return json_reply(shape.error_body(error, request_id), error.status, headers)

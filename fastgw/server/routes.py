@@ -11,32 +11,44 @@ from fastgw import __version__
 from fastgw.domain import Model, Principal
 from fastgw.errors import ModelNotFound, NotFound
 from fastgw.providers import registry
+from fastgw.server.endpoints import (
+    MODEL_ENDPOINTS,
+    PREFIXES,
+    Endpoint,
+    client_api_of,
+    hot_targets,
+)
 from fastgw.server.http import Handler, label_of
 from fastgw.server.replies import json_reply
-from fastgw.wire import json, openai
+from fastgw.wire import json
+from fastgw.wire.shapes import Shapes, shapes
 
 if TYPE_CHECKING:
     from fastgw.server.gateway import Gateway
 
-MODEL_ROUTES = {"/v1/chat/completions": "chat_completions"}
-"""OpenAI paths that reach a model -> endpoint."""
-
-_PREFIXES = ("", "/openai")
+_PINS = ("/at/{provider}", f"/{{provider:(?!(?:{'|'.join(PREFIXES)})/)[^/]+}}")
+"""How a path names a provider; the short form cannot name one that is called like a client API."""
 
 
 def hot_routes(gateway: Gateway) -> dict[str, Handler]:
     """Give the exact request targets that go straight to the lane."""
     return {
-        prefix + path: partial(gateway.lane.serve, endpoint=endpoint, client_api="openai")
-        for prefix in _PREFIXES
-        for path, endpoint in MODEL_ROUTES.items()
+        target: partial(
+            gateway.lane.serve,
+            endpoint=endpoint.name,
+            client_api=endpoint.client_api,
+            query=query,
+        )
+        for target, (endpoint, query) in hot_targets().items()
     }
 
 
 def fast_routes() -> dict[str, str]:
     """Give the exact request targets that the fast lane may serve, with their endpoints."""
     return {
-        prefix + path: endpoint for prefix in _PREFIXES for path, endpoint in MODEL_ROUTES.items()
+        target: endpoint.name
+        for target, (endpoint, _) in hot_targets().items()
+        if endpoint.client_api == "openai"
     }
 
 
@@ -49,9 +61,11 @@ def add_routes(app: web.Application, gateway: Gateway) -> None:
     router.add_get("/health", views.health)
     router.add_get("/metrics", views.metrics)
     router.add_get("/gateways", views.gateways)
-    for prefix in (*_PREFIXES, "/at/{provider}", "/{provider}"):
-        for path, endpoint in MODEL_ROUTES.items():
-            router.add_post(prefix + path, partial(views.model_route, endpoint))
+    prefixes = dict.fromkeys(prefix for some in PREFIXES.values() for prefix in some)
+    for prefix in (*prefixes, *_PINS):
+        for endpoint in MODEL_ENDPOINTS:
+            if prefix in PREFIXES[endpoint.client_api] or prefix in _PINS:
+                router.add_post(prefix + endpoint.path, partial(views.model_route, endpoint))
         router.add_get(prefix + "/v1/models", views.models)
         router.add_get(prefix + "/v1/models/{id:.+}", views.model)
 
@@ -62,16 +76,22 @@ class Views:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def model_route(self, endpoint: str, request: web.Request) -> Any:
+    async def model_route(self, endpoint: Endpoint, request: web.Request) -> Any:
         """Serve a model call, pinned to the provider that the path names."""
+        query = request.query_string
         return await self._gateway.lane.serve(
-            request, endpoint=endpoint, client_api="openai", pinned=self._pinned(request)
+            request,
+            endpoint=endpoint.name,
+            client_api=endpoint.client_api,
+            pinned=self._pinned(request),
+            query=query if query in endpoint.queries else "",
         )
 
     async def models(self, request: web.Request) -> web.Response:
         """List the models the key may use."""
         principal = await self._gateway.lane.identify(request)
-        return self._reply(request, openai.model_list(self._visible(request, principal).values()))
+        shape = _shape_of(request)
+        return _reply(request, shape.model_list(self._visible(request, principal).values()), shape)
 
     async def model(self, request: web.Request) -> web.Response:
         """Describe one model the key may use."""
@@ -80,7 +100,8 @@ class Views:
         model = self._visible(request, principal).get(name)
         if model is None:
             raise ModelNotFound(f"no model {name!r} that this key may use", param="model")
-        return self._reply(request, json.dumps(openai.model_object(model)))
+        shape = _shape_of(request)
+        return _reply(request, json.dumps(shape.model_object(model)), shape)
 
     async def healthz(self, _: web.Request) -> web.Response:
         """Say that the process is alive."""
@@ -114,7 +135,15 @@ class Views:
             }
             for provider in self._gateway.context.directory.providers.values()
         ]
-        apis = {"openai": [prefix + path for prefix in _PREFIXES for path in MODEL_ROUTES]}
+        apis = {
+            api: [
+                prefix + endpoint.path
+                for prefix in prefixes
+                for endpoint in MODEL_ENDPOINTS
+                if endpoint.client_api == api
+            ]
+            for api, prefixes in PREFIXES.items()
+        }
         return json_reply(
             json.dumps({"version": __version__, "client_apis": apis, "providers": providers})
         )
@@ -133,6 +162,10 @@ class Views:
             raise NotFound(f"there is no route or provider {pinned!r}")
         return pinned
 
-    @staticmethod
-    def _reply(request: web.Request, body: bytes) -> web.Response:
-        return json_reply(body, headers={"x-request-id": label_of(request)})
+
+def _shape_of(request: web.Request) -> Shapes:
+    return shapes(client_api_of(request.path, request.headers))
+
+
+def _reply(request: web.Request, body: bytes, shape: Shapes) -> web.Response:
+    return json_reply(body, headers=dict.fromkeys(shape.label_headers, label_of(request)))

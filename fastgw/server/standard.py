@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from fastgw._ext import http1, limits, sse
+from fastgw.config.schema import Stream
 from fastgw.domain import Deployment, Principal, Timeouts, usd
 from fastgw.errors import (
     BodyTooLarge,
@@ -27,6 +28,7 @@ from fastgw.errors import (
     UnsupportedMediaType,
     UpstreamFault,
     UpstreamProtocolError,
+    UpstreamTimeout,
 )
 from fastgw.flow.accept import accept
 from fastgw.flow.account import account, count
@@ -35,15 +37,20 @@ from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange, Wait
 from fastgw.flow.plan import leave_plan
-from fastgw.flow.relay import Answer, error_event, signature
+from fastgw.flow.relay import Answer, signature
 from fastgw.flow.route import route
 from fastgw.flow.translate import Request, translate
 from fastgw.server.carry import Carry
 from fastgw.server.replies import error_reply
 from fastgw.server.reply import Answered, Reply
 from fastgw.upstream import Pool
+from fastgw.upstream.deadlines import Deadline
+from fastgw.wire.shapes import KEEP_ALIVE, shapes
 
 _JSON = "application/json"
+_EVENTS = b"content-type: text/event-stream; charset=utf-8\r\n"
+
+_NO_STREAM = "the provider did not answer with a stream"
 
 log = structlog.get_logger(__name__)
 
@@ -58,11 +65,14 @@ class StandardLane:
         load: Callable[[Wait], Awaitable[None]],
         *,
         max_body_bytes: int,
+        stream: Stream,
     ) -> None:
         self._context = context
         self._pool = pool
         self._load = load
         self._max_body_bytes = max_body_bytes
+        self.stream = stream
+        """How silence on a stream is dealt with."""
         self._random = random.Random()  # noqa: S311 - weights, not secrets
         self._live: set[Call] = set()
         self.draining = False
@@ -79,11 +89,18 @@ class StandardLane:
             call.stop(error)
 
     async def serve(
-        self, request: web.Request, endpoint: str, client_api: str, pinned: str | None = None
+        self,
+        request: web.Request,
+        endpoint: str,
+        client_api: str,
+        pinned: str | None = None,
+        query: str = "",
     ) -> Answered:
         """Serve one model request, whatever becomes of it."""
         context = self._context
         exchange = self._accept(request, endpoint, client_api, pinned)
+        exchange.query = query
+        reply = Reply(request)
         protocol: Any = request.protocol
         carry: Carry | None = protocol.take_carry()
         if carry is not None:
@@ -95,9 +112,11 @@ class StandardLane:
         self.in_flight += 1
         context.metrics.in_flight.add(1)
         try:
-            return await self._serve(request, exchange, carry)
+            return await self._serve(request, reply, exchange, carry)
         except GatewayError as error:
             exchange.error = error
+            if reply.started:
+                return _break_off(reply, exchange, error)
             exchange.status = error.status
             return error_reply(error, exchange)
         except (asyncio.CancelledError, ConnectionError):
@@ -139,7 +158,7 @@ class StandardLane:
             await self._load(wait)
 
     async def _serve(
-        self, request: web.Request, exchange: Exchange, carry: Carry | None
+        self, request: web.Request, reply: Reply, exchange: Exchange, carry: Carry | None
     ) -> Answered:
         if self.draining:
             raise Draining("the server is shutting down", retry_after=1)
@@ -155,20 +174,20 @@ class StandardLane:
         for deployment in exchange.candidates:
             if fault is not None:
                 context.metrics.fallbacks.add(1)
-            call = Call(exchange, request)
+            call = Call(exchange, request, reply, self._pool, self.stream)
             try:
                 outgoing = translate(exchange, deployment)
                 self._live.add(call)
                 if carry is not None and carry.deployment is deployment:
                     call.take_over(carry)
                 else:
-                    call.send(self._pool, outgoing, deployment.provider.timeouts)
+                    call.send(outgoing, deployment.provider.timeouts)
                     leave_plan(exchange, context, self._pool)
                 return await call.answer()
             except UpstreamFault as exc:
                 fault = exc
                 context.metrics.upstream_error(deployment.provider.name, exc.code)
-                if call.committed or exc.billed:
+                if call.delivered or exc.billed:
                     raise
             finally:
                 call.close()
@@ -200,18 +219,36 @@ def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Depl
     return tuple(sorted(deployments, key=lambda each: each is not wanted))
 
 
-class Call:
+def _break_off(reply: Reply, exchange: Exchange, error: GatewayError) -> Reply:
+    """End a stream that cannot go on: said in the client API's shape, and no clean end."""
+    shape = shapes(exchange.client_api, exchange.endpoint)
+    reply.write(shape.error_event(error, exchange.request_id))
+    reply.break_off()
+    return reply
+
+
+class Call(Deadline):
     """One attempt, seen from the client's side: takes the provider's events, writes the answer.
 
     Stream bytes go from the upstream callback straight to the client; the coroutine wakes for the
-    head, for a client that reads too slowly, and for the end.
+    head, for a client that reads too slowly, and for the end. As a deadline it is the client's
+    patience: with a provider that has not begun, then with a stream that says nothing.
     """
 
-    def __init__(self, exchange: Exchange, request: web.Request) -> None:
+    def __init__(
+        self, exchange: Exchange, request: web.Request, reply: Reply, pool: Pool, stream: Stream
+    ) -> None:
+        super().__init__()
         self._exchange = exchange
         self._request = request
         self._answer = Answer(exchange)
-        self._reply = Reply(request)
+        self._reply = reply
+        self._pool = pool
+        self._stream_settings = stream
+        self._step_s = 0.0
+        self._silent_s = 0.0
+        self.delivered = False
+        """Whether bytes of the answer are out, so that nobody else can answer any more."""
         self._attempt: Any = None
         self._wake: asyncio.Future[None] | None = None
         self._waiting: list[bytes] = []
@@ -220,28 +257,26 @@ class Call:
         self._error: GatewayError | None = None
         self._paused = False
 
-    @property
-    def committed(self) -> bool:
-        """Whether the client's head is out, so that nobody else can answer any more."""
-        return self._reply.started
-
-    def send(self, pool: Pool, outgoing: Request, timeouts: Timeouts) -> None:
+    def send(self, outgoing: Request, timeouts: Timeouts) -> None:
         """Start the attempt."""
         record = self._exchange.provider_type
         assert record is not None
-        self._attempt = pool.send(
+        self._attempt = self._pool.send(
             outgoing.target, outgoing.head, outgoing.parts, self, timeouts, record.replay
         )
         self._exchange.sent = time.monotonic_ns()
+        self._be_patient()
 
     def take_over(self, carry: Carry) -> None:
         """Go on with an attempt that the fast lane has begun."""
         self._attempt = carry.attempt
         self._exchange.sent = carry.sent
+        self._be_patient()
         carry.take_over(self)
 
     def close(self) -> None:
         """Let go of the provider; an attempt that has not ended is cancelled."""
+        self._pool.deadlines.disarm(self)
         if self._attempt is not None and not self._ended:
             self._ended = True
             self._attempt.cancel()
@@ -253,6 +288,41 @@ class Call:
             if self._attempt is not None:
                 self._attempt.cancel()
             self._finish(error)
+
+    # -- silence ---------------------------------------------------------------------------------
+
+    def expired(self) -> None:
+        """Give the client a sign of life, or end a stream that was silent for too long."""
+        reply, answer = self._reply, self._answer
+        if self._ended or (answer.status and not answer.streams) or answer.raw:
+            return  # what is not a stream of events is held, or goes through as it comes
+        if not reply.started:
+            self._exchange.status = answer.status or 200
+            reply.begin(self._exchange.status, self._fields())
+            self._write(KEEP_ALIVE)
+        elif not self._paused:
+            self._silent_s += self._step_s
+            if self._silent_s >= self._stream_settings.idle_timeout_s:
+                self.stop(UpstreamTimeout("the stream was silent for too long", billed=True))
+                return
+            self._write(KEEP_ALIVE)
+        self._arm()
+
+    def _be_patient(self) -> None:
+        """Begin to wait for the provider's head."""
+        exchange, after = self._exchange, self._stream_settings.commit_after_s
+        if self._reply.started:  # an earlier attempt's silence began it
+            self._arm()
+        elif exchange.stream:
+            waited = (time.monotonic_ns() - exchange.started) / 1e9
+            self._pool.deadlines.arm(self, after if waited < after else 0.0)
+
+    def _arm(self) -> None:
+        """Wait for the next sign of life, or for the end of all patience if that comes first."""
+        settings = self._stream_settings
+        left = settings.idle_timeout_s - self._silent_s
+        self._step_s = min(settings.keepalive_s or left, left)
+        self._pool.deadlines.arm(self, self._step_s)
 
     # -- the sink: called by the upstream connection ---------------------------------------------
 
@@ -288,8 +358,10 @@ class Call:
     def _pass_on(self, out: bytes | None) -> None:
         if not out:
             return
-        if self._reply.started:
+        if self.delivered:
             self._write(out)
+            self._silent_s = 0.0
+            self._arm()
         else:
             self._waiting.append(out)
             self._notify()
@@ -305,10 +377,15 @@ class Call:
                 raise self._error
             if not self._answer.streams:
                 return self._whole()
+        if self._answer.raw and self._reply.started:
+            raise UpstreamProtocolError(_NO_STREAM, billed=True)
         return await self._stream()
 
     def _whole(self) -> Reply:
         exchange = self._exchange
+        if self._reply.started:
+            error, exchange.error = exchange.error, None
+            raise error or UpstreamProtocolError(_NO_STREAM, billed=True)
         exchange.status = self._answer.status
         count(exchange)
         fields = self._fields()
@@ -319,8 +396,12 @@ class Call:
 
     async def _stream(self) -> Reply:
         exchange, reply = self._exchange, self._reply
-        exchange.status = self._answer.status
-        reply.begin(exchange.status, self._fields())
+        if not reply.started:
+            exchange.status = self._answer.status
+            reply.begin(exchange.status, self._fields())
+        self.delivered = True
+        if not self._answer.raw and not self._ended:
+            self._arm()
         for out in self._waiting:
             self._write(out)
         while not self._ended:
@@ -332,13 +413,10 @@ class Call:
             else:
                 await self._woken()
         if self._error is not None:
-            exchange.error = self._error
-            reply.write(error_event(self._error))
-            reply.break_off()
-        else:
-            if self._tail:
-                reply.write(self._tail)
-            reply.end()
+            raise self._error
+        if self._tail:
+            reply.write(self._tail)
+        reply.end()
         return reply
 
     def _write(self, data: bytes) -> None:
@@ -355,14 +433,20 @@ class Call:
         exchange = self._exchange
         deployment = exchange.deployment
         assert deployment is not None
-        ids = f"x-request-id: {exchange.request_id}\r\nx-fastgw-id: {exchange.id}\r\n"
-        limited = exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b""
-        named = signature(deployment, exchange.attempts)
-        return b"".join((self._answer.fields, ids.encode("ascii"), named, limited))
+        return b"".join(
+            (
+                self._answer.fields or _EVENTS,
+                shapes(exchange.client_api).label_lines(exchange.request_id),
+                f"x-fastgw-id: {exchange.id}\r\n".encode("ascii"),
+                signature(deployment, exchange.attempts),
+                exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b"",
+            )
+        )
 
     def _finish(self, error: GatewayError | None) -> None:
         self._ended = True
         self._error = error
+        self._pool.deadlines.disarm(self)
         self._notify()
 
     def _notify(self) -> None:

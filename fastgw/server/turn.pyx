@@ -28,9 +28,10 @@ from fastgw.errors import ClientGone, UpstreamFault, UpstreamProtocolError
 from fastgw.flow.account import account
 from fastgw.flow.admit import POLICY_KEYS
 from fastgw.flow.plan import exchange_of
-from fastgw.flow.relay import HELD as HELD_BYTES, error_event
+from fastgw.flow.relay import HELD as HELD_BYTES
 from fastgw.providers.relay import LARGEST_EVENT as LARGEST
 from fastgw.server.carry import Carry
+from fastgw.wire.shapes import shapes
 
 cdef inline long long monotonic_ns() noexcept nogil:
     cdef timespec now
@@ -590,7 +591,8 @@ cdef class Turn(Deadline):
 
     cdef object break_off(self, object error):
         """End a stream that cannot go on: an event says why, and it has no clean end."""
-        self.client.write(chunk(error_event(error)))
+        shape = shapes(self.plan.client_api, self.plan.endpoint)
+        self.client.write(chunk(shape.error_event(error, self.label or self.id)))
         self.close_slowly(error, None)
         self.client.turn_over(True)
 
@@ -599,7 +601,7 @@ cdef class Turn(Deadline):
         cdef Tokens tokens
         cdef long long cost
         cdef Tap tap = self.tap
-        cdef bytes first = tap.first_usage
+        cdef bytes first = tap.first_usage if self.plan.client_api == "anthropic" else None
         if tap.error is not None:
             self.close_slowly(
                 UpstreamFault("the provider reported an error inside the stream"), None

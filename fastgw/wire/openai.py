@@ -34,14 +34,25 @@ def error_object(error: GatewayError) -> dict[str, Any]:
     return {"message": error.message, "type": kind, "param": error.param, "code": error.code}
 
 
-def error_body(error: GatewayError) -> bytes:
+def error_body(error: GatewayError, _request_id: str) -> bytes:
     """Give the whole JSON body of an error answer."""
     return json.dumps({"error": error_object(error)})
 
 
-def error_event(error: GatewayError) -> bytes:
-    """Give the event that ends a chat stream which cannot go on; no `[DONE]` follows it."""
-    return b"data: " + error_body(error) + b"\n\n"
+def error_event(error: GatewayError, request_id: str) -> bytes:
+    """Give the event that ends a stream of chat or completions; no `[DONE]` follows it."""
+    return b"data: " + error_body(error, request_id) + b"\n\n"
+
+
+def responses_error_event(error: GatewayError, _request_id: str) -> bytes:
+    """Give the event that ends a Responses stream which cannot go on.
+
+    Beside the documented members (`ResponseErrorEvent`) stands `error`, which OpenAI's server sends
+    too and its clients raise on.
+    """
+    told = error_object(error)
+    event = {"type": "error", **{name: told[name] for name in ("code", "message", "param")}}
+    return b"event: error\ndata: " + json.dumps({**event, "error": told}) + b"\n\n"
 
 
 def model_object(model: Model) -> dict[str, Any]:

@@ -33,6 +33,14 @@ def configuration(mock: Mock) -> dict[str, object]:
                 "timeouts": {"connect_s": 2, "first_byte_s": 1, "idle_s": 1, "total_s": 20},
             },
             {
+                "name": "claude",
+                "type": "anthropic",
+                "base_url": mock.base_url.removesuffix("/v1"),
+                "api_key": CREDENTIAL,
+                "models": ["claude-mock"],
+                "timeouts": {"connect_s": 2, "first_byte_s": 1, "idle_s": 1, "total_s": 20},
+            },
+            {
                 "name": "down",
                 "type": "openai_compatible",
                 "base_url": "http://127.0.0.1:9/v1",

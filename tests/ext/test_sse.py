@@ -266,6 +266,11 @@ def test_errors_in_the_stream(build):
         (event({"error": "no"}), b'{"error":"no"}'),
         (b"event: error\n" + event("overloaded"), b"overloaded"),
         (b"event:error\r\n" + event({"type": "error"}), b'{"type":"error"}'),
+        (event({"type": "error", "code": "x"}), b'{"type":"error","code":"x"}'),
+        (event({"type": "response.failed"}), b'{"type":"response.failed"}'),
+        (event({"item": {"type": "error"}}), None),
+        (event({"metadata": {"type": "response.failed"}, "type": "response.created"}), None),
+        (event(chunk(content='"type":"error"')), None),
         (event({"error": None, "usage": USAGE}), None),
         (event({"error": ""}), None),
         (event({"response": {"error": {"code": 1}}}), None),
@@ -291,6 +296,27 @@ def test_done(build):
         tap = build.sse.Tap()
         assert tap.feed(stream) == stream
         assert not tap.done
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "message_stop"])
+def test_an_event_can_tell_the_end(build, kind):
+    """Responses and Messages have no [DONE]: the type of an event says it, at the top only."""
+    tap = build.sse.Tap()
+    for payload in (
+        {"type": kind + "s"},
+        {"type": kind.upper()},
+        {"type": "response.created", "response": {"metadata": {"type": kind}}},
+        {"delta": f'"type":"{kind}"', "type": "response.output_text.delta"},
+        f'{{"type":"{kind}"',
+    ):
+        tap.feed(event(payload))
+        assert not tap.done
+    for stream in (event({"response": {"x": [{"type": "message"}]}, "type": kind}),
+                   b"event: %b\n" % kind.encode() + event({"type": kind})):  # fmt: skip
+        tap = build.sse.Tap()
+        assert tap.feed(stream) is stream
+        assert tap.done
+        assert tap.error is None
 
 
 def test_a_tail_that_lacks_only_its_blank_line_counts(build):
@@ -539,6 +565,9 @@ data: {"choices":[],"usage":{"a":1}}
 data: {"usage":null,"text":"\u00e9\ud83d"}
 data: {"error":{"a":1}}
 data: {"name":"n"}
+data: {"type":"message_stop"}
+data: {"type":"error","x":{"type":"response.completed"}}
+data: {"x":{"type":"message_stop"}}
 data: {"type":"response.x","delta":"d","text":"t"}
 data: {"text":"t","type":"response.x"}
 data: {"annotations":[{"text":"x"}],

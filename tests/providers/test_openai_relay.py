@@ -12,7 +12,7 @@ TEXT = 'A "quoted" sentence\nover two lines, with größe and 漢字, as a model
 
 def relay(*, stream: bool):
     body = b'{"model":"m"}'
-    asked = Asked(body, {b"model": (9, 12)}, "m", "m", stream)
+    asked = Asked(body, {b"model": (9, 12)}, "m", "m", stream, "chat_completions")
     return registry["openai"].translators["openai"](asked)
 
 

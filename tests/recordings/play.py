@@ -17,6 +17,13 @@ from tests.recordings.recorded import Recorded
 from tests.replay import Received, Replay, Segments
 
 IN_FLIGHT = 16
+PATHS = {
+    "chat_completions": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+}
 CREDENTIAL = "sk-replayed-0123456789"
 
 
@@ -65,7 +72,7 @@ async def _play(
         try:
             await asyncio.to_thread(gateway.ready)
             key = await asyncio.to_thread(gateway.create_key)
-            await _ask_all(f"{gateway.url}/v1/chat/completions", key, played)
+            await _ask_all(gateway.url, key, played)
             records = await asyncio.to_thread(gateway.records, len(played))
         finally:
             status = await asyncio.to_thread(gateway.stop)
@@ -82,13 +89,16 @@ async def _play(
 
 def provider_name(recorded: Recorded) -> str:
     """Give the configured name of the provider of a file."""
-    return f"rec-{recorded.provider}"
+    native = "-native" if recorded.endpoint == "messages" else ""
+    return f"rec-{recorded.provider}{native}"
 
 
 def _providers(exchanges: Iterable[Recorded], base_url: str) -> Iterable[dict[str, Any]]:
     for file, name in {(one.provider, provider_name(one)) for one in exchanges}:
-        kind = "openai" if file == "openai" else "openai_compatible"
-        yield {"name": name, "type": kind, "base_url": base_url, "api_key": CREDENTIAL}
+        kind, url = "openai" if file == "openai" else "openai_compatible", base_url
+        if name.endswith("-native"):
+            kind, url = "anthropic", base_url.removesuffix("/v1")
+        yield {"name": name, "type": kind, "base_url": url, "api_key": CREDENTIAL}
 
 
 async def _ask_all(url: str, key: str, played: Iterable[Played]) -> None:
@@ -101,7 +111,7 @@ async def _ask_all(url: str, key: str, played: Iterable[Played]) -> None:
 
         async def client() -> None:
             for one in waiting:
-                await _ask(session, url, one)
+                await _ask(session, url + PATHS[one.recorded.endpoint], one)
 
         await asyncio.gather(*(client() for _ in range(IN_FLIGHT)))
 

@@ -1,4 +1,4 @@
-"""What a recorded chat exchange asks and answers, read without any code of the gateway's.
+"""What a recorded exchange asks and answers, read without any code of the gateway's.
 
 Everything that fastgw is held to is told here a second time, by other means, from the recording.
 """
@@ -17,7 +17,15 @@ from tests.corpora import recordings, shared
 from tests.replay import recorded_body
 
 _EVENT = re.compile(rb".+?(?:\r\n\r\n|\n\n|\r\r|\Z)", re.DOTALL)
-_MINIMAL = {"messages": [{"role": "user", "content": "Say hello."}]}
+_SAID = [{"role": "user", "content": "Say hello."}]
+_MINIMAL: dict[str, dict[str, Any]] = {
+    "chat_completions": {"messages": _SAID},
+    "completions": {"prompt": "Say hello."},
+    "embeddings": {"input": "Say hello."},
+    "responses": {"input": "Say hello."},
+    "messages": {"messages": _SAID, "max_tokens": 100},
+}
+"""What is asked where no request was recorded."""
 _MEDIA = {"vision", "audio", "document", "video"}
 
 
@@ -32,6 +40,11 @@ class Recorded:
     def id(self) -> str:
         """Its id, which the replay server takes for the upstream model's name."""
         return self.exchange["id"]
+
+    @property
+    def endpoint(self) -> str:
+        """Which endpoint was asked, by the corpus's name for it, which is ours."""
+        return self.exchange["endpoint"]
 
     @property
     def status(self) -> int:
@@ -77,7 +90,8 @@ class Recorded:
         """Give the body a client sends; `ask_usage=False` takes a wish for usage out of it."""
         body = self.exchange["request"]["body"]
         if not isinstance(body, dict):
-            body = {**_MINIMAL, "stream": True} if self.stream else _MINIMAL
+            minimal = _MINIMAL[self.endpoint]
+            body = {**minimal, "stream": True} if self.stream else minimal
         body = {**body, "model": model}
         if not ask_usage:
             body.pop("stream_options", None)
@@ -138,12 +152,13 @@ class Recorded:
 
 def chat_exchanges() -> list[Recorded]:
     """Give every recorded exchange of OpenAI's chat completions, whoever answered it."""
+    return exchanges_of("chat_completions")
+
+
+def exchanges_of(endpoint: str) -> list[Recorded]:
+    """Give every recorded exchange of an endpoint, whoever answered it."""
     files = sorted(path.stem for path in shared("recordings").glob("*.jsonl"))
-    return [
-        Recorded(file, exchange)
-        for file in files
-        for exchange in recordings(file, "chat_completions")
-    ]
+    return [Recorded(file, exchange) for file in files for exchange in recordings(file, endpoint)]
 
 
 def asks_usage(body: dict[str, Any]) -> bool:

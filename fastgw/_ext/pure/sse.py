@@ -10,7 +10,7 @@ from enum import Enum, auto
 from typing import final
 
 from fastgw._ext import weights
-from fastgw._ext.payload import judge
+from fastgw._ext.payload import ENDS, ERRORS, judge
 from fastgw._ext.pure.estimate import Meter
 from fastgw._ext.pure.scan import ScanError, close_quote, skip_container, skip_space
 
@@ -21,6 +21,7 @@ TEXT = frozenset(
 
 _PASSED_OVER = {b"reasoning_details", b"annotations", b"executed_tools"}
 _MEMBERS = TEXT | _PASSED_OVER | {b"delta", b"name", b"type", b"usage", b"error"}
+_LAST_TYPES = {kind.encode() for kind in ENDS | ERRORS}
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _DONE = re.compile(rb"[ \t\n\r]*+\[DONE\][ \t\n\r]*+")
 
@@ -90,12 +91,14 @@ class _Found:
             at = quote + 1
             if not value:
                 continue
-            if key == b"type" and self.mode is _Mode.ANY_TEXT:
+            if key != b"type":
+                self._take(key, value)
+                continue
+            self.marked |= value in _LAST_TYPES
+            if self.mode is _Mode.ANY_TEXT:
                 self.mode = _text_mode(value)
                 if self.content and self.mode is not _Mode.ANY_TEXT:
                     return False
-            elif key != b"type":
-                self._take(key, value)
         return True
 
     def _take(self, key: bytes, value: bytes) -> None:
@@ -131,8 +134,9 @@ class Tap:
     """A stream's tap: feed() bytes as they come, pass on what it gives, finish() at the end.
 
     `usage` and `first_usage` are the payloads of the last and the first event that held a member
-    "usage" that is an object, `error` the first that is an in-stream error. With `drop_usage` the
-    event whose "choices" is empty and whose "usage" is an object is noted but not passed on.
+    "usage" that is an object, `error` the first that is an in-stream error; `done` says that the
+    stream told its own end. With `drop_usage` the event whose "choices" is empty and whose "usage"
+    is an object is noted but not passed on.
     """
 
     def __init__(self, drop_usage: bool = False, limit: int = 1 << 20) -> None:
@@ -268,6 +272,8 @@ class Tap:
                 self.first_usage = self.first_usage or payload
             if self.error is None and (error_event or (found.marked and verdict.error)):
                 self.error = payload
+            if found.marked and verdict.end:
+                self.done = True
             if found.marked and verdict.extra and self._drop_usage:
                 return True
         self._meter = found.meter

@@ -14,7 +14,12 @@ RECORD = ProviderType(
     base_url="https://api.openai.com/v1",
     environment="OPENAI_API_KEY",
     catalogue="openai",
-    paths={"chat_completions": "/chat/completions"},
+    paths={
+        "chat_completions": "/chat/completions",
+        "completions": "/completions",
+        "embeddings": "/embeddings",
+        "responses": "/responses",
+    },
     authorize=bearer,
     translators={"openai": partial(OpenAIRelay, asks_usage=True)},
     forward_headers=frozenset(

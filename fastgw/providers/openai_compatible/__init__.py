@@ -1,4 +1,4 @@
-"""Any server with OpenAI's chat surface: vLLM, llama.cpp, a vendor's `/v1`, another gateway.
+"""Any server with OpenAI's surface: vLLM, llama.cpp, a vendor's `/v1`, another gateway.
 
 Nothing is assumed beyond the public shape: a stream is asked for usage, as every server seen either
 reports it then or ignores `stream_options`.
@@ -15,7 +15,12 @@ from fastgw.providers.relay import OpenAIRelay
 
 RECORD = ProviderType(
     name="openai_compatible",
-    paths={"chat_completions": "/chat/completions"},
+    paths={
+        "chat_completions": "/chat/completions",
+        "completions": "/completions",
+        "embeddings": "/embeddings",
+        "responses": "/responses",
+    },
     authorize=bearer,
     translators={"openai": partial(OpenAIRelay, asks_usage=True)},
     forward_headers=frozenset({"traceparent", "tracestate", "idempotency-key"}),
