@@ -188,12 +188,26 @@ class ClientProtocol(RequestHandler):
         """Decide what follows the answer: the rest of a small body is read, of a large one not."""
         self._answered = self._taken_up
         self._serving = None
-        rest = self._framing.remaining if self._answered >= self._framing.requests else 0
-        failed = self._fault is not None and self._faulty <= self._answered
-        if failed or rest < 0 or rest > DRAINED:
-            self._lingering_time = 0.0
+        if self._is_over():
             response.force_close()
         self._set_deadline()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write the answer; a last one to a client that may be sending is not lost with a reset."""
+        finished = await super().finish_response(request, resp, start_time)
+        if self._is_over():
+            self._leave()
+        return finished
+
+    def _is_over(self) -> bool:
+        """Tell whether nothing can follow the newest answer."""
+        if self._fault is not None:
+            return self._faulty <= self._answered
+        if self._answered < self._framing.requests:
+            return False
+        return self._framing.last or not 0 <= self._framing.remaining <= DRAINED
 
     def refuse(self, error: GatewayError) -> None:
         """Answer `error` in its turn, and end the connection with it."""
@@ -268,18 +282,12 @@ class ClientProtocol(RequestHandler):
 
     # -- the end --------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """End after the answers that are being made; what aiohttp calls when a body is left."""
-        super().close()
-        if self._framing.remaining and self._answered >= self._framing.requests:
-            self._leave()
-
     def _leave(self) -> None:
         """Close the sending side, and the rest once the client has heard of it (RFC 9112 9.6)."""
         transport, self.transport = self.transport, None
         if transport is None:
             return
-        super().close()
+        super().force_close()
         self._leaving = transport
         self._received = 0
         if transport.can_write_eof():
