@@ -234,13 +234,16 @@ class ClientProtocol(RequestHandler):
         framing = self._framing
         if self._leaving is not None:
             return
+        behind = framing.requests - self._answered
         if self._fault is not None or self.transport is None:
             self._wait_for("", 0)
+        elif framing.remaining and behind <= 1:
+            self._wait_for("body", self._patience.body_s)
+        elif behind:
+            self._wait_for("", 0)  # what comes meanwhile may have to wait for us
         elif framing.midway:
             self._wait_for("head", self._patience.header_s)
-        elif framing.remaining:
-            self._wait_for("body", self._patience.body_s)
-        elif self._answered < framing.requests or not self._keeps_idle:
+        elif not self._keeps_idle:
             self._wait_for("", 0)
         elif framing.requests:
             self._wait_for("request", self._patience.keepalive_s)
@@ -300,4 +303,4 @@ class ClientProtocol(RequestHandler):
     def _discard(self, size: int) -> None:
         self._received += size
         if self._received > DRAINED and self._leaving is not None:
-            self._leaving.close()
+            self._leaving.pause_reading()  # a close would reset it before it has read the answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from dataclasses import dataclass, field
@@ -43,6 +42,65 @@ class Heard:
         return [response.status for response in self.responses]
 
 
+class Ear(asyncio.Protocol):
+    """Keeps what comes, also of a connection that is reset while we write (httpcore does too)."""
+
+    def __init__(self, enough: int, *, head: bool) -> None:
+        self.heard = Heard()
+        self.done = asyncio.get_running_loop().create_future()
+        self._enough = enough
+        self._head = head
+        self._buffer = bytearray()
+        self._may_write = asyncio.Event()
+        self._may_write.set()
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (response := take(self._buffer, head=self._head)) is not None:
+            if response.status >= 200:
+                self.heard.responses.append(response)
+        if len(self.heard.responses) >= self._enough:
+            self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.heard.closed = True
+        self._may_write.set()
+        self._end()
+
+    def pause_writing(self) -> None:
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        self._may_write.set()
+
+    def _end(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
+
+    async def send(self, pieces: list[bytes], *, eof: bool) -> None:
+        """Write it all, as far as it is taken."""
+        for piece in pieces:
+            if self.heard.closed or self.transport.is_closing():
+                return
+            self.transport.write(piece)
+            await asyncio.sleep(0)
+            await self._may_write.wait()
+        if eof:
+            self.transport.write_eof()
+
+    def finish(self) -> Heard:
+        """Give what was heard."""
+        if not self.heard.closed:
+            self.transport.abort()
+        self.heard.rest = bytes(self._buffer)
+        return self.heard
+
+
 async def talk(
     port: int,
     pieces: list[bytes],
@@ -52,64 +110,47 @@ async def talk(
     eof: bool = False,
     enough: int = 1000,
 ) -> Heard:
-    """Send the pieces, then listen until the server closes, `enough` answers came or patience ends.
+    """Send the pieces and listen until the server closes, `enough` answers came or patience ends.
 
     `head` says that answers have no body.
     """
     began = time.monotonic()
-    heard = Heard()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    buffer = b""
-    try:
-        with contextlib.suppress(ConnectionError):  # it may have heard enough
-            for piece in pieces:
-                writer.write(piece)
-                await writer.drain()
-            if eof:
-                writer.write_eof()
-        async with asyncio.timeout(patience):
-            while len(heard.responses) < enough:
-                data = await reader.read(65536)
-                buffer += data
-                while (found := take(buffer, head=head)) is not None:
-                    response, buffer = found
-                    if response.status >= 200:
-                        heard.responses.append(response)
-                if not data:
-                    heard.closed = True
-                    break
-    except TimeoutError:
-        pass
-    except ConnectionError:
-        heard.closed = True
-    finally:
-        writer.close()
-    heard.rest = buffer
+    loop = asyncio.get_running_loop()
+    _, ear = await loop.create_connection(lambda: Ear(enough, head=head), "127.0.0.1", port)
+    sending = loop.create_task(ear.send(pieces, eof=eof))
+    await asyncio.wait([ear.done], timeout=patience)
+    sending.cancel()
+    heard = ear.finish()
     heard.seconds = time.monotonic() - began
     return heard
 
 
-def take(buffer: bytes, *, head: bool = False) -> tuple[Response, bytes] | None:
+def take(buffer: bytearray, *, head: bool = False) -> Response | None:
     """Take the first whole answer off a buffer."""
-    top, gap, rest = buffer.partition(b"\r\n\r\n")
-    if not gap:
+    at = buffer.find(b"\r\n\r\n") + 4
+    if at < 4:
         return None
-    line, *fields = top.decode("latin-1").split("\r\n")
+    line, *fields = buffer[: at - 4].decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (f.partition(":") for f in fields)}
     status = int(line.split(" ")[1])
+    body = b""
     if head or status < 200 or status == 204:
-        return Response(status, headers, b""), rest
-    if headers.get("transfer-encoding") == "chunked":
-        body = b""
-        while True:
-            size, gap, rest = rest.partition(b"\r\n")
-            if not gap or len(rest) < int(size, 16) + 2:
+        pass
+    elif headers.get("transfer-encoding") == "chunked":
+        size = -1
+        while size:
+            end = buffer.find(b"\r\n", at)
+            if end < 0:
                 return None
-            piece, rest = rest[: int(size, 16)], rest[int(size, 16) + 2 :]
-            if not piece:
-                return Response(status, headers, body), rest
-            body += piece
-    length = int(headers["content-length"])
-    if len(rest) < length:
-        return None
-    return Response(status, headers, rest[:length]), rest[length:]
+            size = int(buffer[at:end], 16)
+            at = end + 2 + size + 2
+            if len(buffer) < at:
+                return None
+            body += buffer[end + 2 : at - 2]
+    else:
+        at += int(headers["content-length"])
+        if len(buffer) < at:
+            return None
+        body = bytes(buffer[at - int(headers["content-length"]) : at])
+    del buffer[:at]
+    return Response(status, headers, body)
