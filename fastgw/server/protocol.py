@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 from aiohttp import web
@@ -34,6 +36,7 @@ LINGER_S = 2.0
 LEAST_RATE = 1024
 """Bytes a second that a body must bring on average; slower is an attack, or no use."""
 
+_AT_ONCE = struct.pack("ii", 1, 0)
 _STAND_IN = b"POST %b HTTP/1.1\r\nhost: _\r\nconnection: close\r\n\r\n"
 _SHOWN = re.compile(rb"/[A-Za-z0-9._~/:-]*")
 """A path that can stand in a stand-in, for the error's shape."""
@@ -64,6 +67,14 @@ class Watch(Deadline):
     def expired(self) -> None:
         """Act on it."""
         self._overdue()
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Drop the connection and what waits in it: the kernel would offer that for minutes."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    transport.abort()
 
 
 class ClientProtocol(RequestHandler):
@@ -111,8 +122,7 @@ class ClientProtocol(RequestHandler):
         if self._door is not None:
             address = address_of(transport)
             if not self._door.enter(address, descriptor_of(transport)):
-                assert isinstance(transport, asyncio.Transport)
-                transport.abort()
+                cast("asyncio.Transport", transport).abort()
                 return
             self._address = address
         super().connection_made(transport)
@@ -262,7 +272,7 @@ class ClientProtocol(RequestHandler):
     def _overdue(self) -> None:
         what, self._waits_for = self._waits_for, ""
         if self._leaving is not None:
-            self._leaving.abort()
+            _reset(self._leaving)
         elif self.transport is None:
             return
         elif what == "body":
@@ -274,14 +284,14 @@ class ClientProtocol(RequestHandler):
         elif self._framing.midway:
             self.refuse(RequestTimeout("the head of the request did not arrive in time"))
         elif self.transport.get_write_buffer_size():
-            self.transport.abort()
+            _reset(self.transport)
         else:
             self.transport.close()
 
     def _stalled(self) -> None:
         transport = self._leaving or self.transport
         if transport is not None:
-            transport.abort()
+            _reset(transport)
 
     # -- the end --------------------------------------------------------------------------------
 
