@@ -16,12 +16,14 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+import aiohttp
 import msgspec
 from aiohttp import web
+from aiohttp.http_parser import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler
 
 from fastgw._ext import request as heads
-from fastgw.errors import GatewayError, InvalidHTTP, RequestTimeout
+from fastgw.errors import CannotStart, GatewayError, InvalidHTTP, RequestTimeout
 from fastgw.server.door import address_of, descriptor_of
 from fastgw.upstream.deadlines import Deadline, Deadlines
 
@@ -40,6 +42,20 @@ _AT_ONCE = struct.pack("ii", 1, 0)
 _STAND_IN = b"POST %b HTTP/1.1\r\nhost: _\r\nconnection: close\r\n\r\n"
 _SHOWN = re.compile(rb"/[A-Za-z0-9._~/:-]*")
 """A path that can stand in a stand-in, for the error's shape."""
+
+
+_PARSER_SINCE = (3, 14, 1)
+"""aiohttp versions before it accept what llhttp's strict mode does not."""
+
+
+def check_parser(parser: type = HttpRequestParser, version: str = aiohttp.__version__) -> None:
+    """Raise CannotStart unless aiohttp reads requests with its compiled, strict parser."""
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if not parser.__module__.endswith("._http_parser") or numbers < _PARSER_SINCE:
+        raise CannotStart(
+            f"aiohttp {version} here has no strict HTTP parser; install 3.14.1 or newer with its "
+            "compiled extension"
+        )
 
 
 class Patience(msgspec.Struct, frozen=True):

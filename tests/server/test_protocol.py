@@ -7,8 +7,11 @@ import json
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp.http_parser import HttpRequestParserPy
 
 from fastgw._ext import request as heads
+from fastgw.errors import CannotStart
+from fastgw.server.protocol import check_parser
 from tests.scripted import Hold, Request, Scripted, Wait
 from tests.waiting import eventually
 
@@ -48,6 +51,15 @@ async def body(reader, fields):
         await reader.readline()
     await reader.readline()
     return data
+
+
+def test_a_lax_parser_is_not_served_with():
+    """The pure-Python parser of aiohttp, and old releases, are refused at the start."""
+    check_parser()
+    with pytest.raises(CannotStart, match=r"3\.14\.0"):
+        check_parser(version="3.14.0")
+    with pytest.raises(CannotStart, match="compiled"):
+        check_parser(HttpRequestParserPy)
 
 
 async def test_a_fault_is_answered_in_its_turn(serve, sqlite_url, caplog):

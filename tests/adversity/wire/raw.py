@@ -118,9 +118,11 @@ async def talk(
     loop = asyncio.get_running_loop()
     _, ear = await loop.create_connection(lambda: Ear(enough, head=head), "127.0.0.1", port)
     sending = loop.create_task(ear.send(pieces, eof=eof))
-    await asyncio.wait([ear.done], timeout=patience)
-    sending.cancel()
-    heard = ear.finish()
+    try:
+        await asyncio.wait([ear.done], timeout=patience)
+    finally:
+        sending.cancel()
+        heard = ear.finish()
     heard.seconds = time.monotonic() - began
     return heard
 

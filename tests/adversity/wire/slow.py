@@ -29,7 +29,7 @@ from tests.adversity.wire.memory import descriptors, resident
 from tests.adversity.wire.raw import talk
 from tests.processes import Gateway, run
 
-KINDS = ("head", "body", "read")
+KINDS = ("read", "head", "body")
 LARGE = 24 << 20
 ESTABLISHED = 1
 PAUSE_S = 0.005
@@ -126,9 +126,10 @@ async def attack(port: int, key: str, count: int, patience: float) -> Figures:
         "body": (chat(key, "honest", stream=False, extra=100_000), b"          "),
         "read": (chat(key, "large", stream=True), b""),
     }
-    attackers = {
-        kind: await connect(port, count, *scripts[kind], deaf=kind == "read") for kind in KINDS
-    }
+    attackers = {}
+    for kind in KINDS:
+        attackers[kind] = await connect(port, count, *scripts[kind], deaf=kind == "read")
+        await settle(port, key, figures)
     waits = [each.closed for kind in KINDS for each in attackers[kind]]
     if waits:
         company = asyncio.create_task(honest(port, key, figures, figures.loud, None))
@@ -142,6 +143,16 @@ async def attack(port: int, key: str, count: int, patience: float) -> Figures:
         ]
         await dismiss(each)
     return figures
+
+
+async def settle(port: int, key: str, figures: Figures) -> None:
+    """Wait until what an attack sets off is over: until honest requests are answered as before."""
+    usual = 3 * p99(figures.quiet) / 1000
+    for _ in range(20):
+        times: list[float] = []
+        await honest(port, key, figures, times, 20)
+        if max(times) <= usual:
+            return
 
 
 async def dismiss(attackers: list[Attacker]) -> None:
