@@ -99,6 +99,13 @@ class ModelNotAllowed(ClientError):
     code = "model_not_allowed"
 
 
+class IPNotAllowed(ClientError):
+    """The key may not be used from this address."""
+
+    status = 403
+    code = "ip_not_allowed"
+
+
 class NotAllowed(ClientError):
     """The key may not do this."""
 
@@ -165,6 +172,29 @@ class TooManyAttempts(ClientError):
 
     status = 429
     code = "too_many_attempts"
+    retryable = True
+
+
+class RateLimited(ClientError):
+    """A limit is reached; the message names it."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    retryable = True
+
+
+class InsufficientQuota(ClientError):
+    """What was spent leaves a budget no room for this request."""
+
+    status = 429
+    code = "insufficient_quota"
+
+
+class BudgetReserved(ClientError):
+    """Only reservations of requests under way leave a budget no room."""
+
+    status = 429
+    code = "budget_reserved"
     retryable = True
 
 

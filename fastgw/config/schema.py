@@ -83,6 +83,7 @@ class Server(Section):
     )
     keepalive_timeout_s: Timeout = Field(75, description="idle client connections are closed")
     write_timeout_s: Timeout = Field(30, description="a client takes some of its answer by then")
+    fast_lane: bool = Field(True, description="plain requests go past aiohttp")
     max_connections: Positive = Field(20_000, description="client connections of a worker")
     max_connections_per_address: Positive = Field(10_000, description="of these, from one address")
     drain_delay_s: Seconds = Field(

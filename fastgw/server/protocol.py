@@ -98,8 +98,8 @@ class ClientProtocol(RequestHandler):
 
     __slots__ = (
         *("_address", "_answered", "_body_since", "_deadlines", "_door", "_fault", "_faulty"),
-        *("_framing", "_keeps_idle", "_leaving", "_patience", "_received", "_serving", "_stall"),
-        *("_taken_up", "_waits_for", "_watch"),
+        *("_framing", "_leaving", "_patience", "_received", "_serving", "_stall"),
+        *("_taken_up", "_waits_for", "_watch", "keeps_idle"),
     )
 
     def __init__(
@@ -116,7 +116,8 @@ class ClientProtocol(RequestHandler):
         self._deadlines = deadlines
         self._patience = patience
         self._door = door
-        self._keeps_idle = keeps_idle
+        self.keeps_idle = keeps_idle
+        """Whether the time between two requests is ours to bound."""
         self._address: str | None = None
         self._framing = heads.Framing()
         self._watch = Watch(self._overdue)
@@ -269,7 +270,7 @@ class ClientProtocol(RequestHandler):
             self._wait_for("", 0)  # what comes meanwhile may have to wait for us
         elif framing.midway:
             self._wait_for("head", self._patience.header_s)
-        elif not self._keeps_idle:
+        elif not self.keeps_idle:
             self._wait_for("", 0)
         elif framing.requests:
             self._wait_for("request", self._patience.keepalive_s)

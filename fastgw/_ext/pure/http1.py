@@ -63,6 +63,22 @@ class Head:
     def __repr__(self) -> str:
         return f"<Head {self.status}, {len(self.headers)} fields, {self.size} bytes>"
 
+    @property
+    def content_type(self) -> bytes:
+        """Give the last Content-Type, b"" without one."""
+        return next((v for name, v in reversed(self.headers) if name == b"content-type"), b"")
+
+    def relabel(self, labels: dict[bytes, bytes]) -> bytes:
+        """Give the fields as lines that begin with `labels[name]`, without those that map to b"".
+
+        Content-Type is left out: it is for the caller to decide.
+        """
+        return b"".join(
+            b"%b%b\r\n" % (label, value)
+            for name, value in self.headers
+            if name != b"content-type" and (label := labels[name])
+        )
+
 
 def parse_head(buf: bytes) -> Head | None:
     """Read the response head that `buf` begins with; None while it is incomplete.
@@ -166,8 +182,8 @@ class Dechunker:
     """
 
     __slots__ = (
-        *("_digits", "_extension", "_extensions", "_left", "_line", "_request", "_state"),
-        *("_trailed", "done", "excess"),
+        *("_digits", "_extended", "_extension", "_extensions", "_left", "_line", "_request"),
+        *("_state", "_trailed", "done", "excess"),
     )
 
     def __init__(self, request: bool = False) -> None:
@@ -175,6 +191,7 @@ class Dechunker:
         self._left = 0
         self._digits = 0
         self._extension = 0
+        self._extended = False
         self._extensions = 0
         self._request = request
         self._trailed = 0
@@ -185,10 +202,18 @@ class Dechunker:
     def feed(self, data: bytes) -> list[bytes]:
         """Give the payload in `data`; raises `BadChunk` when the framing is broken."""
         pieces: list[bytes] = []
+        self._extended = not self._is_between()
         used = self._run(data, pieces)
         if used < len(data):
             self.excess += data[used:]
         return pieces
+
+    def was_whole(self) -> bool:
+        """Tell whether what was fed last was whole chunks without extensions, and not the last."""
+        return not self._extended and self._is_between()
+
+    def _is_between(self) -> bool:
+        return self._state == _State.SIZE and not self._digits
 
     def check(self, data: bytes) -> int:
         """Give how many bytes of `data` belong to this body, framing included."""
@@ -252,6 +277,7 @@ class Dechunker:
             return
         elif self._digits and byte == 59:
             self._state = _State.EXTENSION
+            self._extended = True
             return
         else:
             self._refuse("a chunk size is not a hexadecimal number")

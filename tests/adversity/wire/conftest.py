@@ -12,7 +12,7 @@ import pytest
 from tests.adversity.wire.canned import Canned
 from tests.processes import Gateway
 
-LANES = ("standard",)
+LANES = ("standard", "fast")
 HEADER_S = BODY_S = KEEPALIVE_S = WRITE_S = 1.0
 MAX_BODY = 1 << 20
 
@@ -38,14 +38,14 @@ def gateway(
     folder = tmp_path_factory.mktemp(f"wire-{lane}")
     database = folder / "fastgw.db"
     database.write_bytes(sqlite_template.read_bytes())
-    gateway = Gateway(folder, f"sqlite:///{database}", configuration(provider))
+    gateway = Gateway(folder, f"sqlite:///{database}", configuration(provider, lane))
     gateway.ready()
     yield gateway
     assert gateway.stop() == 0, gateway.text
     assert "Traceback" not in gateway.text
 
 
-def configuration(provider: Canned) -> dict[str, object]:
+def configuration(provider: Canned, lane: str) -> dict[str, object]:
     """Give what the gateway is started with."""
     return {
         "server": {
@@ -55,6 +55,7 @@ def configuration(provider: Canned) -> dict[str, object]:
             "write_timeout_s": WRITE_S,
             "max_body_bytes": MAX_BODY,
             "shutdown_grace_s": 2,
+            "fast_lane": lane == "fast",
         },
         "providers": [
             {
