@@ -7,11 +7,12 @@ BIN = $(VENV)/bin
 BOOTSTRAP = @sh scripts/bootstrap --venv $(VENV)
 ARGS =
 
-.PHONY: help run test smoke lint fmt bench compare lock image-check clean
+.PHONY: help run test adversity smoke lint fmt bench compare lock image-check clean
 
 help:
 	@echo 'make run          install, then serve the demo and print a curl that works as pasted'
 	@echo 'make test         the whole test suite against real PostgreSQL and Redis'
+	@echo 'make adversity    the attacks that take minutes, each with its figures'
 	@echo 'make smoke        wheel, clean environment, server, two requests, the usage record'
 	@echo 'make lint         ruff, mypy, import order, cython-lint'
 	@echo 'make fmt          put the code into its format'
@@ -28,6 +29,10 @@ run:
 test:
 	$(BOOTSTRAP) run test
 	$(BIN)/python -m pytest -n 2 --benchmark-disable $(ARGS)
+
+adversity:
+	$(BOOTSTRAP) run test
+	$(BIN)/python -m tests.adversity.wire.slow $(ARGS)
 
 smoke:
 	$(BOOTSTRAP) run test

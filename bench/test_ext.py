@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 PATTERNS = {"compiled": "fastgw._ext._{}", "pure": "fastgw._ext.pure.{}"}
-MODULES = ("scan", "sse", "estimate", "ids", "usage")
+MODULES = ("scan", "sse", "estimate", "ids", "request", "usage")
 NAMES = frozenset(
     b"model stream stream_options max_tokens max_completion_tokens max_output_tokens n best_of "
     b"service_tier tools store background metadata user".split()
@@ -43,6 +43,16 @@ def request(messages, size):
 
 
 BODIES = {"1.2KB": request(2, 500), "119KB": request(31, 3720)}
+CLIENT_HEAD = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"
+    b"Accept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\nAccept: application/json\r\n"
+    b"Content-Type: application/json\r\nUser-Agent: OpenAI/Python 2.8.1\r\n"
+    b"X-Stainless-Lang: python\r\n"
+    b"X-Stainless-Package-Version: 2.8.1\r\nX-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\n"
+    b"X-Stainless-Runtime: CPython\r\nX-Stainless-Runtime-Version: 3.12.3\r\nAuthorization: Bearer "
+    b"fgw-0123456789012345678901234567890123456789012345678\r\nX-Stainless-Async: false\r\n"
+    b"x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\nContent-Length: 180\r\n\r\n"
+)
 CHUNK = (
     b'data: {"id":"chatcmpl-AbCdEfGhIjKlMnOpQrStUvWx","object":"chat.completion.chunk",'
     b'"created":1700000000,"model":"gpt-4o","choices":[{"index":0,"delta":{"content":" hello"},'
@@ -72,6 +82,12 @@ def build(request):
 def body(request):
     """Give a request body of one size."""
     return BODIES[request.param]
+
+
+def test_request_head(benchmark, build):
+    """Read the head that the official Python client sends."""
+    wanted = build.request.Fields((b"authorization", b"x-api-key", b"content-type", b"accept"))
+    assert benchmark(build.request.read, CLIENT_HEAD, wanted).length == 180
 
 
 def test_scan(benchmark, build, body):

@@ -216,11 +216,7 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
 
 def is_live(plan: Plan) -> bool:
     """Tell whether everything a plan was made from is still true."""
-    return (
-        plan.key_stamp.live
-        and plan.directory_stamp.live
-        and plan.rules_stamp.live
-    )
+    return plan.key_stamp.live and plan.directory_stamp.live and plan.rules_stamp.live
 
 
 def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import aiohttp
 import msgspec
 from aiohttp import web
+from aiohttp.http_parser import HttpRequestParser
 from aiohttp.web_protocol import RequestHandler
 
 from fastgw._ext import request as heads
-from fastgw.errors import GatewayError, InvalidHTTP, RequestTimeout
+from fastgw.errors import CannotStart, GatewayError, InvalidHTTP, RequestTimeout
 from fastgw.server.door import address_of, descriptor_of
 from fastgw.upstream.deadlines import Deadline, Deadlines
 
@@ -34,9 +38,24 @@ LINGER_S = 2.0
 LEAST_RATE = 1024
 """Bytes a second that a body must bring on average; slower is an attack, or no use."""
 
+_AT_ONCE = struct.pack("ii", 1, 0)
 _STAND_IN = b"POST %b HTTP/1.1\r\nhost: _\r\nconnection: close\r\n\r\n"
 _SHOWN = re.compile(rb"/[A-Za-z0-9._~/:-]*")
 """A path that can stand in a stand-in, for the error's shape."""
+
+
+_PARSER_SINCE = (3, 14, 1)
+"""aiohttp versions before it accept what llhttp's strict mode does not."""
+
+
+def check_parser(parser: type = HttpRequestParser, version: str = aiohttp.__version__) -> None:
+    """Raise CannotStart unless aiohttp reads requests with its compiled, strict parser."""
+    numbers = tuple(map(int, re.findall(r"\d+", version)[:3]))
+    if not parser.__module__.endswith("._http_parser") or numbers < _PARSER_SINCE:
+        raise CannotStart(
+            f"aiohttp {version} here has no strict HTTP parser; install 3.14.1 or newer with its "
+            "compiled extension"
+        )
 
 
 class Patience(msgspec.Struct, frozen=True):
@@ -64,6 +83,14 @@ class Watch(Deadline):
     def expired(self) -> None:
         """Act on it."""
         self._overdue()
+
+
+def _reset(transport: asyncio.Transport) -> None:
+    """Drop the connection and what waits in it: the kernel would offer that for minutes."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    transport.abort()
 
 
 class ClientProtocol(RequestHandler):
@@ -112,8 +139,7 @@ class ClientProtocol(RequestHandler):
         if self._door is not None:
             address = address_of(transport)
             if not self._door.enter(address, descriptor_of(transport)):
-                assert isinstance(transport, asyncio.Transport)
-                transport.abort()
+                cast("asyncio.Transport", transport).abort()
                 return
             self._address = address
         super().connection_made(transport)
@@ -189,12 +215,26 @@ class ClientProtocol(RequestHandler):
         """Decide what follows the answer: the rest of a small body is read, of a large one not."""
         self._answered = self._taken_up
         self._serving = None
-        rest = self._framing.remaining if self._answered >= self._framing.requests else 0
-        failed = self._fault is not None and self._faulty <= self._answered
-        if failed or rest < 0 or rest > DRAINED:
-            self._lingering_time = 0.0
+        if self._is_over():
             response.force_close()
         self._set_deadline()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write the answer; a last one to a client that may be sending is not lost with a reset."""
+        finished = await super().finish_response(request, resp, start_time)
+        if self._is_over():
+            self._leave()
+        return finished
+
+    def _is_over(self) -> bool:
+        """Tell whether nothing can follow the newest answer."""
+        if self._fault is not None:
+            return self._faulty <= self._answered
+        if self._answered < self._framing.requests:
+            return False
+        return self._framing.last or not 0 <= self._framing.remaining <= DRAINED
 
     def refuse(self, error: GatewayError) -> None:
         """Answer `error` in its turn, and end the connection with it."""
@@ -221,13 +261,16 @@ class ClientProtocol(RequestHandler):
         framing = self._framing
         if self._leaving is not None:
             return
+        behind = framing.requests - self._answered
         if self._fault is not None or self.transport is None:
             self._wait_for("", 0)
+        elif framing.remaining and behind <= 1:
+            self._wait_for("body", self._patience.body_s)
+        elif behind:
+            self._wait_for("", 0)  # what comes meanwhile may have to wait for us
         elif framing.midway:
             self._wait_for("head", self._patience.header_s)
-        elif framing.remaining:
-            self._wait_for("body", self._patience.body_s)
-        elif self._answered < framing.requests or not self.keeps_idle:
+        elif not self.keeps_idle:
             self._wait_for("", 0)
         elif framing.requests:
             self._wait_for("request", self._patience.keepalive_s)
@@ -246,7 +289,7 @@ class ClientProtocol(RequestHandler):
     def _overdue(self) -> None:
         what, self._waits_for = self._waits_for, ""
         if self._leaving is not None:
-            self._leaving.abort()
+            _reset(self._leaving)
         elif self.transport is None:
             return
         elif what == "body":
@@ -258,29 +301,23 @@ class ClientProtocol(RequestHandler):
         elif self._framing.midway:
             self.refuse(RequestTimeout("the head of the request did not arrive in time"))
         elif self.transport.get_write_buffer_size():
-            self.transport.abort()
+            _reset(self.transport)
         else:
             self.transport.close()
 
     def _stalled(self) -> None:
         transport = self._leaving or self.transport
         if transport is not None:
-            transport.abort()
+            _reset(transport)
 
     # -- the end --------------------------------------------------------------------------------
-
-    def close(self) -> None:
-        """End after the answers that are being made; what aiohttp calls when a body is left."""
-        super().close()
-        if self._framing.remaining and self._answered >= self._framing.requests:
-            self._leave()
 
     def _leave(self) -> None:
         """Close the sending side, and the rest once the client has heard of it (RFC 9112 9.6)."""
         transport, self.transport = self.transport, None
         if transport is None:
             return
-        super().close()
+        super().force_close()
         self._leaving = transport
         self._received = 0
         if transport.can_write_eof():
@@ -293,4 +330,4 @@ class ClientProtocol(RequestHandler):
     def _discard(self, size: int) -> None:
         self._received += size
         if self._received > DRAINED and self._leaving is not None:
-            self._leaving.close()
+            self._leaving.pause_reading()  # a close would reset it before it has read the answer

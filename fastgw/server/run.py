@@ -26,6 +26,7 @@ from fastgw.server.checks import check
 from fastgw.server.demo import try_this
 from fastgw.server.gateway import Gateway
 from fastgw.server.listen import bind
+from fastgw.server.protocol import check_parser
 from fastgw.server.supervisor import Supervisor, messages
 from fastgw.server.tasks import cancel, spawn
 
@@ -44,6 +45,7 @@ def serve(loaded: Loaded, say: Callable[[str], None], *, demo: bool = False) -> 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump holds every secret
     _raise_file_limit()
     check(loaded)
+    check_parser()
     demo_key = run_apart(lambda: _prepare(settings, say, demo=demo))
     addresses = [*settings.server.addresses()]
     if settings.admin.listen is not None:

@@ -208,10 +208,14 @@ class StandardLane:
             return body
         if (request.content_length or 0) > self._max_body_bytes:
             raise BodyTooLarge(too_large)
-        try:
-            return await request.read()
-        except web.HTTPRequestEntityTooLarge as exc:
-            raise BodyTooLarge(too_large) from exc
+        pieces, size = [], 0
+        while piece := await request.content.readany():
+            size += len(piece)
+            pieces.append(piece)
+            if size > self._max_body_bytes:
+                pieces.clear()  # the error keeps this frame alive for a while
+                raise BodyTooLarge(too_large)
+        return b"".join(pieces)
 
 
 def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
