@@ -30,6 +30,7 @@ VERBS = {
     "aliases": "Other names for models.",
     "usage": "What was used and what it cost.",
     "admins": "Accounts of the admin API.",
+    "profile": "Sample where the workers of a running server spend their CPU time.",
     "mock": "Run the mock provider.",
 }
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]

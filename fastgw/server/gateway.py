@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -154,6 +155,11 @@ class Gateway:
         self._servers.append(server)
         return server
 
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return self._secrets.folder
+
     async def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to take connections; with `admin.listen` the last socket is the admin API's."""
         tls = self.settings.server.tls
@@ -282,6 +288,26 @@ class Gateway:
             "models": len(directory.models) + len(directory.listed),
             "ambiguous_models": directory.ambiguous,
         }  # fmt: skip
+
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Give the inner state of this worker, by subsystem: what waits, what is kept."""
+        return {
+            "lane": {"in_flight": self.lane.in_flight, "draining": self.lane.draining},
+            "pools": self._pool.describe(),
+            "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
+                             "spilled": self.writer.spilled},
+            "keys": {"cached": len(self.context.keys), "loading": len(self._loads),
+                     "epoch": self.context.keys.epoch},
+            "clients": {"connections": sum(len(each.connections) for each in self._servers)},
+            "directory": {"providers": len(self.context.directory.providers),
+                          "models": len(self.context.directory.models)},
+        }  # fmt: skip
+
+    def report(self) -> None:
+        """Write the inner state to the log, a line for each subsystem."""
+        for subsystem, state in self.describe().items():
+            # A warning only so that it is written at whatever level: somebody asked for it.
+            log.warning("report", worker=self._number, subsystem=subsystem, **state)
 
     def render_metrics(self, accept: str) -> tuple[bytes, str]:
         """Give the metrics of all workers, and their content type."""
