@@ -18,7 +18,7 @@ from typing import Any
 
 BENCH = Path(__file__).parent
 ROOT = BENCH.parent
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 
@@ -115,12 +115,21 @@ def spawn_server(
     return process
 
 
+def speak_tls(folder: Path) -> bool:
+    """Say whether the tools were built with OpenSSL."""
+    command = [str(folder / "load"), "--features"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    return "tls" in said.stdout.split()
+
+
 def start_upstream(
-    folder: Path, *, core: int, log: Path, chunks: int
+    folder: Path, *, core: int, log: Path, chunks: int, files: tuple[str, str] | None = None
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the fake provider; give it with its port."""
+    """Start the fake provider; give it with its port. With a chain and a key it speaks TLS."""
     port = free_port()
     argv = [str(folder / "upstream"), "--port", str(port), "--chunks", str(chunks)]
+    if files is not None:
+        argv += ["--tls-cert", files[0], "--tls-key", files[1]]
     return spawn_server(argv, core=core, log=log, port=port), port
 
 

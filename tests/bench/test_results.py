@@ -12,8 +12,9 @@ import pytest
 
 from bench import accounting
 from bench.accounting import Reading
-from bench.compare import ROWS, figures, summarise, write_body
+from bench.compare import figures, summarise
 from bench.render import BEGIN, END, TIMES, insert, markdown, plain, ratio
+from bench.rows import ROWS, write_body
 
 SAID: dict[str, Any] = {
     "requests": 1000, "events": 0, "seconds": 1.0, "per_second": 1000.0, "errors": 0, "reads": 1000,
