@@ -51,6 +51,7 @@ _TICK_S = 0.05
 _HANDLES = 8
 """Of a listening socket, in one worker."""
 _MOST_TURNS = 1000
+_LANES = "fastgw_lane_total"
 
 
 class Gateway:
@@ -292,7 +293,8 @@ class Gateway:
     def describe(self) -> dict[str, dict[str, object]]:
         """Give the inner state of this worker, by subsystem: what waits, what is kept."""
         return {
-            "lane": {"in_flight": self.lane.in_flight, "draining": self.lane.draining},
+            "lane": {"in_flight": self.lane.in_flight, "draining": self.lane.draining,
+                     "served": self._lane_counts()},
             "pools": self._pool.describe(),
             "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
                              "spilled": self.writer.spilled},
@@ -302,6 +304,15 @@ class Gateway:
             "directory": {"providers": len(self.context.directory.providers),
                           "models": len(self.context.directory.models)},
         }  # fmt: skip
+
+    def _lane_counts(self) -> dict[str, int]:
+        """Give how many requests each lane served in this worker's place, and why there."""
+        read = self._board.read_slot(self._number)
+        return {
+            series.removeprefix(_LANES): int(count)
+            for series, count in read.items()
+            if series.startswith(_LANES) and isinstance(count, int)
+        }
 
     def report(self) -> None:
         """Write the inner state to the log, a line for each subsystem."""

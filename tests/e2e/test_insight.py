@@ -94,6 +94,8 @@ def test_usr1_reports_each_subsystem_of_each_worker(two_workers):
         each["origins"] for each in reports() if each["subsystem"] == "pools" and each["origins"]
     ]
     assert re.search(r"1 open, 1 idle", str(pools))
+    served = [each["served"] for each in reports() if each["subsystem"] == "lane"]
+    assert sum(sum(counts.values()) for counts in served) == 1
     assert key not in gateway.text
 
     before = len(reports())
