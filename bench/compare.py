@@ -43,6 +43,7 @@ from typing import Any
 from bench import accounting
 from bench.idle import idle_memory
 from bench.peers import PEERS
+from bench.peers.fastgw import EDITS_PER_SECOND
 from bench.peers.indexed import PACKAGES
 from bench.peers.record import Peer, Place, Running, Tls
 from bench.processes import (
@@ -129,14 +130,14 @@ def measure(bench: Bench, row: Row, contender: Contender, body: Path) -> dict[st
     pid = running.process.pid
     options = [*options_for(row, running, body), *contender.expected[row.name]]
     options += ["--seconds", str(bench.seconds)]
-    with running.beside():
+    with running.beside() as beside:
         before = accounting.read(pid, core)
         said = drive(bench.tools, options, core=bench.driver_core, timeout=bench.seconds + 90)
         loaded = accounting.read(pid, core)
     if running.process.poll() is not None:
         raise BenchError(f"{running.process.args!r} died in row {row.name}")
     settled = settle(pid, core)
-    return figures(said, before, loaded, settled)
+    return figures(said, before, loaded, settled) | (beside or {})
 
 
 def figures(
@@ -169,10 +170,11 @@ def figures(
 def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Give the medians of a cell's rounds; `counts` says whether its CPU figures compare."""
     names = ("cpu_us_request", "cpu_us_chunk", "busy", "others", "per_second", "rss_mib",
-             "p50_us", "p99_us", "first_p50_us", "reads_per_answer")  # fmt: skip
+             "p50_us", "p99_us", "first_p50_us", "reads_per_answer",
+             "edits_per_second")  # fmt: skip
     result: dict[str, Any] = {}
     for name in names:
-        values = [cell[name] for cell in cells if cell[name] is not None]
+        values = [cell[name] for cell in cells if cell.get(name) is not None]
         result[name] = round(median(values), 3) if values else None
     result["errors"] = sum(cell["errors"] for cell in cells)
     result["requests"] = sum(cell["requests"] for cell in cells)
@@ -333,6 +335,7 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, An
         }
         for row in rows
     ]
+    bench.notes.extend(slow_edits(table))
     running = [peer for peer in chosen if not peer.missing()]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -348,6 +351,14 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, An
         "idle": idle,
         "rows": table,
     }
+
+
+def slow_edits(table: list[dict[str, Any]]) -> Iterator[str]:
+    """Say where keys were not edited as fast as the configuration's name claims."""
+    for row in table:
+        for name, cell in row["peers"].items():
+            if (reached := cell["edits_per_second"]) and reached < EDITS_PER_SECOND * 0.95:
+                yield f"{name}, {row['name']}: only {reached:.0f} key edits a second"
 
 
 def make_bench(options: argparse.Namespace, folder: Path, ending: ExitStack) -> Bench:

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,30 @@ def spawn(
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     """Return once `port` accepts; raise with the end of the log when it does not come."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+
+    def accepts() -> bool:
         with socket.socket() as probe:
             probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    _wait_for(process, accepts, f"does not listen on port {port}", log)
+
+
+def wait_for_line(process: subprocess.Popen[bytes], line: str, log: Path) -> None:
+    """Return once the process has said so; raise with the end of the log when it does not."""
+    _wait_for(process, lambda: line in log.read_text().splitlines(), f"never says {line!r}", log)
+
+
+def _wait_for(
+    process: subprocess.Popen[bytes], is_there: Callable[[], bool], complaint: str, log: Path
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_there():
+            return
         time.sleep(0.05)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    raise BenchError(f"{process.args!r} does not listen on port {port}:\n{tail}")
+    raise BenchError(f"{process.args!r} {complaint}:\n{tail}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.edits import BEGUN
 from bench.governed import EDITED_KEYS, MODEL, PROVIDER_TYPE, govern
 from bench.peers.record import EVERY_ROW, Peer, Place, Running, launch
-from bench.processes import ROOT, spawn, stop
+from bench.processes import ROOT, spawn, stop, wait_for_line
 
 COMMAND = [sys.executable, "-m", "fastgw"]
 EDITS_PER_SECOND = 100
@@ -81,14 +82,19 @@ def _start(place: Place, setting: Setting) -> Running:
     process = launch(place, [*COMMAND, "serve"], _environment(place.folder, setting))
 
     @contextlib.contextmanager
-    def edit() -> Iterator[None]:
-        (core,) = os.sched_getaffinity(0)
+    def edit() -> Iterator[dict[str, float]]:
+        core = min(os.sched_getaffinity(0) - {place.core})
         argv = [sys.executable, "-m", "bench.edits", url, str(EDITS_PER_SECOND), *governed.edited]
-        editor = spawn(argv, core=core, log=place.folder / "edits.log")
+        log = place.folder / "edits.log"
+        log.unlink(missing_ok=True)
+        editor = spawn(argv, core=core, log=log)
+        reached: dict[str, float] = {}
         try:
-            yield
+            wait_for_line(editor, BEGUN, log)
+            yield reached
         finally:
             stop(editor)
+        reached["edits_per_second"] = float(log.read_text().splitlines()[-1])
 
     return Running(
         process,

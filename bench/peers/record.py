@@ -51,7 +51,8 @@ class Place:
 class Running:
     """A peer that accepts connections, and how it wants to be asked.
 
-    `beside` is what has to go on while it is measured, for rows that want it.
+    `beside` is what has to go on while it is measured; afterwards figures of its own may be in what
+    it gave.
     """
 
     process: subprocess.Popen[bytes]
@@ -61,7 +62,7 @@ class Running:
     stream_path: str = "/v1/chat/completions"
     refused_headers: tuple[str, ...] = ()
     authority: str = ""
-    beside: Callable[[], AbstractContextManager[object]] = nullcontext
+    beside: Callable[[], AbstractContextManager[dict[str, float] | None]] = nullcontext
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,17 @@ import pytest
 from bench import accounting
 from bench.accounting import Reading
 from bench.compare import figures, summarise, takes_part
+from bench.edits import BEGUN
 from bench.governed import MODEL, govern
 from bench.peers import PEERS
+from bench.processes import spawn, stop, wait_for_line
 from bench.render import BEGIN, END, TIMES, insert, markdown, plain, ratio
 from bench.rows import ROWS, write_body
 from fastgw.storage import open_store
 from fastgw.storage.sql import budgets, keys, limits
 from fastgw.wire.apikey import digest
+from tests.processes import run
+from tests.waiting import eventually_sync
 
 SAID: dict[str, Any] = {
     "requests": 1000, "events": 0, "seconds": 1.0, "per_second": 1000.0, "errors": 0, "reads": 1000,
@@ -169,6 +173,29 @@ async def test_the_bench_governs_what_it_measures(store_url):
     finally:
         await store.close()
     assert len(set(governed.edited)) == 3
+
+
+def test_keys_are_edited_at_the_rate_that_is_named(tmp_path, sqlite_url):
+    """The editor says when it begins, edits one key after another, tells its rate at the end."""
+    governed = run(govern(sqlite_url, edited=3))
+    log = tmp_path / "edits.log"
+    argv = [sys.executable, "-m", "bench.edits", sqlite_url, "50", *governed.edited]
+    process = spawn(argv, core=min(os.sched_getaffinity(0)), log=log)
+    try:
+        wait_for_line(process, BEGUN, log)
+
+        async def edited() -> int:
+            store = await open_store(sqlite_url, migrate=False)
+            try:
+                every = [await keys.get(store, key_id) for key_id in governed.edited]
+                return sum(key.priority is not None for key in every)
+            finally:
+                await store.close()
+
+        eventually_sync(lambda: run(edited()) == 3, 20, "three edited keys")
+    finally:
+        stop(process)
+    assert 0 < float(log.read_text().splitlines()[-1]) <= 60
 
 
 def test_only_what_stands_between_the_markers_changes():
