@@ -174,7 +174,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
     billing_key_id: str | None = None
 
 
-class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
+class UsageRecord(msgspec.Struct, frozen=True):
     """What is written down of one exchange; field names are the contract's.
 
     `id` is ours and unique; `request_id` is the client's label. Money is nano-dollars, times are

@@ -10,7 +10,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-MODULES: Final = ("scan", "sse", "estimate", "ids", "http1", "counters")
+MODULES: Final = ("scan", "sse", "estimate", "ids", "http1", "request", "counters", "usage")
 """`_NAME.pyx` is the compiled module, `pure/NAME.py` its twin."""
 
 if TYPE_CHECKING:
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from fastgw._ext import _estimate as estimate
     from fastgw._ext import _http1 as http1
     from fastgw._ext import _ids as ids
+    from fastgw._ext import _request as request
     from fastgw._ext import _scan as scan
     from fastgw._ext import _sse as sse
+    from fastgw._ext import _usage as usage
 
 BUILD: str
 """Which build runs: "compiled" or "pure"."""
@@ -40,4 +42,6 @@ else:
         _bind("fastgw._ext.pure.{}")
         BUILD = "pure"
 
-__all__ = ["BUILD", "MODULES", "counters", "estimate", "http1", "ids", "scan", "sse"]
+__all__ = [
+    "BUILD", "MODULES", "counters", "estimate", "http1", "ids", "request", "scan", "sse", "usage",
+]  # fmt: skip

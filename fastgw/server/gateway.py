@@ -8,10 +8,11 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -23,7 +24,7 @@ from fastgw._ext import counters
 from fastgw.admin import make_admin
 from fastgw.config import Settings
 from fastgw.domain import Principal, UsageRecord
-from fastgw.errors import GatewayError, InvalidAPIKey, StoreUnavailable
+from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailable
 from fastgw.events.writer import UsageWriter
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
@@ -34,8 +35,9 @@ from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
 from fastgw.server.http import GatewayServer, Handler, name_server
 from fastgw.server.jobs import Jobs
+from fastgw.server.lanes import make_fast_lane
 from fastgw.server.listen import BACKLOG
-from fastgw.server.routes import add_routes, hot_routes
+from fastgw.server.routes import add_routes, fast_routes, hot_routes
 from fastgw.server.secrets import open_secrets
 from fastgw.server.snapshot import read_directory
 from fastgw.server.standard import StandardLane
@@ -44,6 +46,9 @@ from fastgw.storage import open_store
 from fastgw.storage.sql import keys as key_rows
 from fastgw.storage.sql import usage as usage_rows
 from fastgw.upstream import Pool
+
+if TYPE_CHECKING:
+    from fastgw.server.fastlane import FastLane
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +68,7 @@ class Gateway:
         self._number = number
         self._stack = AsyncExitStack()
         self._loads: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self.fast: FastLane | None = None
         self._servers: list[GatewayServer] = []
         self._listeners: list[asyncio.Server] = []
         self._draining = False
@@ -106,7 +112,6 @@ class Gateway:
             record=self._record,
         )
         self._jobs = Jobs(self.store, settings)
-        self._apply_settings()
         self._pool = Pool(asyncio.get_running_loop())
         self._stack.push_async_callback(self._pool.close)
         self.lane = StandardLane(
@@ -117,6 +122,8 @@ class Gateway:
             body_timeout_s=settings.server.body_timeout_s,
         )
         await self._make_servers()
+        self.fast = make_fast_lane(self.context, self._pool, self._server, fast_routes())
+        self._apply_settings()
 
     async def _catch_up(self) -> None:
         """Write what an earlier process could not, and begin to follow the store."""
@@ -167,10 +174,17 @@ class Gateway:
         context = server_context(tls) if tls is not None else None
         for number, sock in enumerate(sockets, 1):
             apart = self.settings.admin.listen is not None and number == len(sockets)
-            await self._accept(self._admin_server if apart else self._server, sock, context)
+            await self._accept(self._admin_server if apart else self._front, sock, context)
+
+    def _front(self) -> asyncio.Protocol:
+        """Make the protocol of a new client connection."""
+        return self._server() if self.fast is None else self.fast.make_front()
 
     async def _accept(
-        self, server: GatewayServer, sock: socket.socket, context: ssl.SSLContext | None
+        self,
+        make: Callable[[], asyncio.Protocol],
+        sock: socket.socket,
+        context: ssl.SSLContext | None,
     ) -> None:
         # libuv takes one connection from a handle in each turn of the loop, and a turn of a busy
         # worker is long: 500 newcomers beside 300 busy clients waited 4 s, and wait 1 s with 8.
@@ -178,7 +192,7 @@ class Gateway:
         for handle in (sock, *(sock.dup() for _ in range(_HANDLES - 1))):
             self._listeners.append(
                 await asyncio.get_running_loop().create_server(
-                    server,
+                    make,
                     sock=handle,
                     backlog=BACKLOG,
                     ssl=context,
@@ -194,7 +208,7 @@ class Gateway:
         Raises StoreUnavailable, after which trying again can help.
         """
         try:
-            self.context.directory = await self._read_directory()
+            self.context.swap(await self._read_directory())
         except StoreUnavailable:
             raise
         except GatewayError as exc:
@@ -216,6 +230,8 @@ class Gateway:
         settings = self.settings
         self._jobs.settings = settings
         self._log_request = logs.request_line(enabled=settings.logs.requests)
+        if self.fast is not None:
+            self.fast.configure(settings.server, settings.stream)
         self.context.set_anonymous(
             settings.auth.anonymous_key, remote=settings.auth.anonymous_remote
         )
@@ -335,22 +351,29 @@ class Gateway:
         await self._take_queued()
         for listener in self._listeners:
             listener.close()
-        self.lane.draining = True
-        for server in self._servers:
-            server.draining = True
+        lanes = [lane for lane in (self.lane, self.fast) if lane is not None]
+        for each in (*lanes, *self._servers):
+            each.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.shutdown_grace_s):
-                await self.lane.idle.wait()
-                while any(server.has_unsent() for server in self._servers):  # noqa: ASYNC110 - no event
+                while self._is_busy():  # noqa: ASYNC110 - no event tells of the last byte
                     await asyncio.sleep(_TICK_S)
-        if self.lane.in_flight:
-            log.warning("grace_over", in_flight=self.lane.in_flight)
-            self.lane.end_all()
+        if in_flight := sum(lane.in_flight for lane in lanes):
+            log.warning("grace_over", in_flight=in_flight)
+            for lane in lanes:
+                lane.end_all(Draining("the server is shutting down"))
             await asyncio.sleep(_TICK_S)
+        if self.fast is not None:
+            self.fast.close_idle()
         for server in self._servers:
             server.pre_shutdown()
             await server.shutdown(1.0)
         await self._stack.aclose()
+
+    def _is_busy(self) -> bool:
+        """Tell whether an exchange is under way, or an answer not yet taken."""
+        holders = [self.lane, self.fast, *self._servers]
+        return any(each.is_busy() for each in holders if each is not None)
 
     async def _take_queued(self) -> None:
         """Accept who is connected already: a close would reset them."""

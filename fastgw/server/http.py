@@ -22,8 +22,10 @@ from fastgw.errors import (
     NotFound,
 )
 from fastgw.flow import accept
+from fastgw.flow.relay import SERVER
+from fastgw.server.carry import Carry
 from fastgw.server.replies import route_error
-from fastgw.server.reply import SERVER, Answered
+from fastgw.server.reply import Answered
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +55,7 @@ class GatewayServer(web.Server):
         """Make the protocol of a new connection."""
         return GatewayProtocol(self, loop=self._loop, **self._kwargs)
 
-    def has_unsent(self) -> bool:
+    def is_busy(self) -> bool:
         """Tell whether a client has not taken all of its answer yet."""
         return any(
             each.transport is not None and each.transport.get_write_buffer_size()
@@ -79,7 +81,56 @@ class GatewayServer(web.Server):
 class GatewayProtocol(RequestHandler):
     """One client connection; faults that aiohttp itself finds are answered in our shape."""
 
-    __slots__ = ()
+    __slots__ = ("carry", "front", "reason")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.front: Any = None
+        """The connection's fast lane, which lends it to us; None: it is ours for good."""
+        self.reason = "default"
+        """Why the fast lane does not serve the present request."""
+        self.carry: Carry | None = None
+        """What the fast lane has begun of the present request."""
+
+    def take_carry(self) -> Carry | None:
+        """Give what the fast lane has begun of the present request, once."""
+        carry, self.carry = self.carry, None
+        return carry
+
+    def is_resting(self) -> bool:
+        """Tell whether everything is answered and the next request is awaited."""
+        return (
+            self._waiter is not None
+            and not self._messages
+            and not self._request_in_progress
+            and not self._upgraded
+            and not self._close
+            and not self._force_close
+        )
+
+    def _process_keepalive(self) -> None:
+        """Close a connection that was idle for too long, unless the fast lane has it back."""
+        if self.front is not None and self.front.has_it():
+            self._keepalive_handle = None
+            return
+        super()._process_keepalive()
+
+    async def finish_response(
+        self, request: Any, resp: Any, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send what is left of an answer; then the fast lane may have the connection back."""
+        result = await super().finish_response(request, resp, start_time)
+        if self.front is not None:
+            self._loop.call_soon(self.front.answered)
+        return result
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Take the end of the connection; an attempt nobody took over ends too."""
+        self.front = None
+        carry = self.take_carry()
+        if carry is not None:
+            carry.drop()
+        super().connection_lost(exc)
 
     def handle_error(
         self,

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from fastgw.errors import GatewayError, MethodNotAllowed, UpstreamFault
 from fastgw.flow.exchange import Exchange
-from fastgw.server.reply import SERVER, visible
+from fastgw.flow.relay import SERVER, visible
 from fastgw.wire import openai
 
 _PATIENCE_S = 60

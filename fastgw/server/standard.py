@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from fastgw._ext import http1, sse
-from fastgw.domain import Principal, Timeouts, usd
+from fastgw.domain import Deployment, Principal, Timeouts, usd
 from fastgw.errors import (
     BodyTooLarge,
     ClientGone,
@@ -35,11 +35,13 @@ from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange, LoadKey
-from fastgw.flow.relay import Answer, error_event
+from fastgw.flow.plan import leave_plan
+from fastgw.flow.relay import Answer, error_event, signature
 from fastgw.flow.route import route
 from fastgw.flow.translate import Request, translate
+from fastgw.server.carry import Carry
 from fastgw.server.replies import error_reply
-from fastgw.server.reply import SERVER, Answered, Reply, visible
+from fastgw.server.reply import Answered, Reply
 from fastgw.upstream import Pool
 
 _JSON = "application/json"
@@ -69,14 +71,15 @@ class StandardLane:
         self.draining = False
         self.in_flight = 0
         """Exchanges accepted and not yet accounted."""
-        self.idle = asyncio.Event()
-        """Set while there are none."""
-        self.idle.set()
 
-    def end_all(self) -> None:
+    def is_busy(self) -> bool:
+        """Tell whether an exchange is under way."""
+        return self.in_flight > 0
+
+    def end_all(self, error: GatewayError) -> None:
         """End every live exchange with an error: the grace period is over."""
         for call in tuple(self._live):
-            call.stop(Draining("the server is shutting down"))
+            call.stop(error)
 
     async def serve(
         self, request: web.Request, endpoint: str, client_api: str, pinned: str | None = None
@@ -84,12 +87,16 @@ class StandardLane:
         """Serve one model request, whatever becomes of it."""
         context = self._context
         exchange = self._accept(request, endpoint, client_api, pinned)
-        context.metrics.lane["standard", "default"].add(1)
+        protocol: Any = request.protocol
+        carry: Carry | None = protocol.take_carry()
+        if carry is not None:
+            exchange.id, exchange.created_at = carry.id, carry.created_at
+            exchange.started = carry.started
+        context.metrics.lane["standard", protocol.reason].add(1)
         self.in_flight += 1
-        self.idle.clear()
         context.metrics.in_flight.add(1)
         try:
-            return await self._serve(request, exchange)
+            return await self._serve(request, exchange, carry)
         except GatewayError as error:
             exchange.error = error
             exchange.status = error.status
@@ -105,9 +112,9 @@ class StandardLane:
             exchange.status = 500
             return error_reply(exchange.error, exchange)
         finally:
+            if carry is not None:
+                carry.drop()
             self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
             context.metrics.in_flight.add(-1)
             account(exchange, context)
 
@@ -132,13 +139,17 @@ class StandardLane:
         while (wait := authenticate(exchange, self._context)) is not None:
             await self._load_key(wait)
 
-    async def _serve(self, request: web.Request, exchange: Exchange) -> Answered:
+    async def _serve(
+        self, request: web.Request, exchange: Exchange, carry: Carry | None
+    ) -> Answered:
         if self.draining:
             raise Draining("the server is shutting down", retry_after=1)
         context = self._context
         await self._authenticate(exchange)
         admit(exchange, context, await self._read_body(request))
         route(exchange, self._random)
+        if carry is not None:
+            exchange.candidates = first(carry.deployment, exchange.candidates)
         fault: UpstreamFault | None = None
         for deployment in exchange.candidates:
             if fault is not None:
@@ -147,7 +158,11 @@ class StandardLane:
             try:
                 outgoing = translate(exchange, deployment)
                 self._live.add(call)
-                call.send(self._pool, outgoing, deployment.provider.timeouts)
+                if carry is not None and carry.deployment is deployment:
+                    call.take_over(carry)
+                else:
+                    call.send(self._pool, outgoing, deployment.provider.timeouts)
+                    leave_plan(exchange, context, self._pool)
                 return await call.answer()
             except UpstreamFault as exc:
                 fault = exc
@@ -180,6 +195,11 @@ class StandardLane:
             raise BodyTooLarge(too_large) from exc
         except TimeoutError as exc:
             raise RequestTimeout("the body did not arrive in time") from exc
+
+
+def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
+    """Give the deployments with the wanted one, if it is still among them, before the others."""
+    return tuple(sorted(deployments, key=lambda each: each is not wanted))
 
 
 class Call:
@@ -215,6 +235,12 @@ class Call:
             outgoing.target, outgoing.head, outgoing.parts, self, timeouts, record.replay
         )
         self._exchange.sent = time.monotonic_ns()
+
+    def take_over(self, carry: Carry) -> None:
+        """Go on with an attempt that the fast lane has begun."""
+        self._attempt = carry.attempt
+        self._exchange.sent = carry.sent
+        carry.take_over(self)
 
     def close(self) -> None:
         """Let go of the provider; an attempt that has not ended is cancelled."""
@@ -331,13 +357,10 @@ class Call:
         exchange = self._exchange
         deployment = exchange.deployment
         assert deployment is not None
-        ours = (
-            f"server: {SERVER}\r\nx-request-id: {exchange.request_id}\r\n"
-            f"x-fastgw-id: {exchange.id}\r\nx-fastgw-provider: {deployment.provider.name}\r\n"
-            f"x-fastgw-model: {visible(deployment.model)}\r\n"
-            f"x-fastgw-attempts: {exchange.attempts}\r\n"
+        ids = f"x-request-id: {exchange.request_id}\r\nx-fastgw-id: {exchange.id}\r\n"
+        return b"".join(
+            (self._answer.fields, ids.encode("ascii"), signature(deployment, exchange.attempts))
         )
-        return self._answer.fields + ours.encode("ascii")
 
     def _finish(self, error: GatewayError | None) -> None:
         self._ended = True

@@ -60,6 +60,22 @@ class Head:
     def __repr__(self) -> str:
         return f"<Head {self.status}, {len(self.headers)} fields, {self.size} bytes>"
 
+    @property
+    def content_type(self) -> bytes:
+        """Give the last Content-Type, b"" without one."""
+        return next((v for name, v in reversed(self.headers) if name == b"content-type"), b"")
+
+    def relabel(self, labels: dict[bytes, bytes]) -> bytes:
+        """Give the fields as lines that begin with `labels[name]`, without those that map to b"".
+
+        Content-Type is left out: it is for the caller to decide.
+        """
+        return b"".join(
+            b"%b%b\r\n" % (label, value)
+            for name, value in self.headers
+            if name != b"content-type" and (label := labels[name])
+        )
+
 
 def parse_head(buf: bytes) -> Head | None:
     """Read the response head that `buf` begins with; None while it is incomplete.
@@ -160,23 +176,32 @@ class Dechunker:
     chunk was seen; `excess` holds what came after it in `feed`.
     """
 
-    __slots__ = ("_digits", "_extension", "_left", "_state", "done", "excess")
+    __slots__ = ("_digits", "_extended", "_extension", "_left", "_state", "done", "excess")
 
     def __init__(self) -> None:
         self._state: int = _State.SIZE
         self._left = 0
         self._digits = 0
         self._extension = 0
+        self._extended = False
         self.done = False
         self.excess = b""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Give the payload in `data`; raises `BadChunk` when the framing is broken."""
         pieces: list[bytes] = []
+        self._extended = not self._is_between()
         used = self._run(data, pieces)
         if used < len(data):
             self.excess += data[used:]
         return pieces
+
+    def was_whole(self) -> bool:
+        """Tell whether what was fed last was whole chunks without extensions, and not the last."""
+        return not self._extended and self._is_between()
+
+    def _is_between(self) -> bool:
+        return self._state == _State.SIZE and not self._digits
 
     def check(self, data: bytes) -> int:
         """Give how many bytes of `data` belong to this body, framing included."""
@@ -235,6 +260,7 @@ class Dechunker:
             return
         elif self._digits and byte == 59:
             self._state = _State.EXTENSION
+            self._extended = True
             return
         else:
             self._refuse("a chunk size is not a hexadecimal number")
