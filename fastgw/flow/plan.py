@@ -198,11 +198,7 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
 
 def is_live(plan: Plan | None) -> bool:
     """Tell whether everything a plan was made from is still true."""
-    return (
-        plan is not None
-        and plan.key_stamp.live
-        and plan.directory_stamp.live
-    )
+    return plan is not None and plan.key_stamp.live and plan.directory_stamp.live
 
 
 def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:

@@ -300,7 +300,7 @@ class Gateway:
             "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
                              "spilled": self.writer.spilled},
             "keys": {"cached": len(self.context.keys)},
-            "in_flight": self.lane.in_flight,
+            "in_flight": sum(lane.in_flight for lane in self._lanes()),
             "providers": len(directory.providers),
             "models": len(directory.models) + len(directory.listed),
             "ambiguous_models": directory.ambiguous,
@@ -308,9 +308,12 @@ class Gateway:
 
     def describe(self) -> dict[str, dict[str, object]]:
         """Give the inner state of this worker, by subsystem: what waits, what is kept."""
+        plans = self.context.plans
         return {
-            "lane": {"in_flight": self.lane.in_flight, "draining": self.lane.draining,
-                     "served": self._lane_counts()},
+            "lanes": {"standard_in_flight": self.lane.in_flight,
+                      "fast_in_flight": self.fast.in_flight if self.fast is not None else None,
+                      "draining": self._draining, "served": self._lane_counts()},
+            "plans": {"keys": len(plans), "plans": plans.count()} if plans is not None else {},
             "pools": self._pool.describe(),
             "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
                              "spilled": self.writer.spilled},
@@ -320,6 +323,9 @@ class Gateway:
             "directory": {"providers": len(self.context.directory.providers),
                           "models": len(self.context.directory.models)},
         }  # fmt: skip
+
+    def _lanes(self) -> Sequence[StandardLane | FastLane]:
+        return [lane for lane in (self.lane, self.fast) if lane is not None]
 
     def _lane_counts(self) -> dict[str, int]:
         """Give how many requests each lane served in this worker's place, and why there."""
@@ -351,7 +357,7 @@ class Gateway:
         await self._take_queued()
         for listener in self._listeners:
             listener.close()
-        lanes = [lane for lane in (self.lane, self.fast) if lane is not None]
+        lanes = self._lanes()
         for each in (*lanes, *self._servers):
             each.draining = True
         with contextlib.suppress(TimeoutError):

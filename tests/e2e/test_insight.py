@@ -17,7 +17,7 @@ from tests.e2e.test_records import ask
 from tests.processes import ROOT, Gateway
 from tests.waiting import eventually_sync
 
-SUBSYSTEMS = {"lane", "pools", "usage_writer", "keys", "clients", "directory"}
+SUBSYSTEMS = {"lanes", "plans", "pools", "usage_writer", "keys", "clients", "directory"}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def profile(gateway: Gateway, *options: str) -> subprocess.CompletedProcess[str]
 
 
 def test_profile_samples_every_worker_under_load(two_workers, tmp_path):
-    """Collapsed stacks of both workers, of our own functions too; then the server goes on."""
+    """Collapsed stacks of both workers, our own functions by name; then the server goes on."""
     gateway = two_workers
     key = gateway.create_key()
     out = tmp_path / "stacks.txt"
@@ -62,7 +62,7 @@ def test_profile_samples_every_worker_under_load(two_workers, tmp_path):
     lines = out.read_text().splitlines()
     assert all(re.fullmatch(r"worker-[01](;[^; ]+)+ \d+", line) for line in lines)
     assert {line.split(";")[0] for line in lines} == {"worker-0", "worker-1"}
-    assert any("fastgw." in line and ":StandardLane" in line for line in lines)
+    assert any(";fastgw.server.run:work;" in line for line in lines)
     again = profile(gateway, "--seconds", "0.1", "--out", str(out))
     assert (again.returncode, out.read_text().splitlines()) == (1, lines)
     assert gateway.get("/healthz")[0] == 200
@@ -94,7 +94,7 @@ def test_usr1_reports_each_subsystem_of_each_worker(two_workers):
         each["origins"] for each in reports() if each["subsystem"] == "pools" and each["origins"]
     ]
     assert re.search(r"1 open, 1 idle", str(pools))
-    served = [each["served"] for each in reports() if each["subsystem"] == "lane"]
+    served = [each["served"] for each in reports() if each["subsystem"] == "lanes"]
     assert sum(sum(counts.values()) for counts in served) == 1
     assert key not in gateway.text
 
