@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastgw._ext import estimate
+from fastgw._ext import estimate, limits
 from fastgw.catalog.cost import price_lines
 from fastgw.flow.exchange import Exchange
 from fastgw.flow.relay import Labels, labels_of, signature
 from fastgw.flow.stamp import Stamp
 from fastgw.flow.translate import outlet_of
 from fastgw.providers import registry
+from fastgw.providers.record import Asked
 from fastgw.providers.relay import OpenAIRelay, relay_facts
 from fastgw.upstream.origin import Origin
 from fastgw.wire import json
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 MOST_PLANS = 64
 """Plans of one key: models times tag headers that are in use at the same time."""
 MOST_KEYS = 100_000
+MOST_PEERS = 1_000
+MOST_PRICE = 2**63
+"""Pico-dollars a unit that a C integer holds."""
 
 KEYS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 ASIDE = (
@@ -56,13 +60,16 @@ FIELDS = (
 """Request fields the fast lane looks for; a leg names those it copies by their place here."""
 
 
+_ASKED = Asked(b"", {}, "", "", stream=False)
+
+
 class Leg:
     """One deployment of a plan: where a request goes, how its head begins, what it costs."""
 
     __slots__ = (
         "asks_usage", "cache_write", "cached", "cost_nano", "deployment", "duration", "first_token",
-        "forward", "input", "labels", "model_json", "origin", "output", "overhead", "prefix",
-        "priced", "prices", "provider_type", "ready", "reasoning", "replay", "requests",
+        "forgone", "forward", "input", "labels", "model_json", "origin", "output", "overhead",
+        "prefix", "priced", "prices", "provider_type", "ready", "reasoning", "replay", "requests",
         "signature", "timeouts", "upstream", "weight",
     )  # fmt: skip
 
@@ -80,6 +87,8 @@ class Leg:
     """What the model's name is replaced by, if it is."""
     asks_usage: bool
     labels: Labels
+    forgone: tuple[int, ...]
+    """Meters of the plan that are about other providers than this one."""
     signature: bytes
     priced: bool
     prices: tuple[int, ...] | None
@@ -90,8 +99,8 @@ class Plan:
     """What one kind of request leads to, as the fast lane executes it."""
 
     __slots__ = (
-        "client_api", "directory_stamp", "endpoint", "expires_at", "key_stamp", "legs", "model",
-        "principal", "requested_model", "tags", "weight",
+        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_stamp", "legs",
+        "model", "peers", "principal", "requested_model", "rules_stamp", "tags", "tariff", "weight",
     )  # fmt: skip
 
     principal: Principal
@@ -105,8 +114,14 @@ class Plan:
     legs: tuple[Leg, ...]
     weight: int
     """The sum of the legs' weights."""
+    guard: limits.Guard | None
+    """None where no limit and no budget applies."""
+    tariff: limits.Tariff | None
+    peers: set[str] | None
+    """Client addresses that were found to be allowed; None: all are."""
     key_stamp: Stamp
     directory_stamp: Stamp
+    rules_stamp: Stamp
 
 
 class KeyPlans:
@@ -189,16 +204,23 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
     tags = exchange.headers.get("x-fastgw-tags")
     kind = kind_of(exchange.endpoint, exchange.requested_model, tags)
     of_key = plans.of_key(exchange.digest)
-    if of_key is not None and is_live(of_key.plans.get(kind)):
+    plan = of_key.plans.get(kind) if of_key is not None else None
+    if plan is not None and is_live(plan):
+        if plan.peers is not None and len(plan.peers) < MOST_PEERS:
+            plan.peers.add(exchange.peer)
         return
     plan = make_plan(exchange, context, pool)
     if plan is not None:
         plans.put(exchange.digest, kind, plan)
 
 
-def is_live(plan: Plan | None) -> bool:
+def is_live(plan: Plan) -> bool:
     """Tell whether everything a plan was made from is still true."""
-    return plan is not None and plan.key_stamp.live and plan.directory_stamp.live
+    return (
+        plan.key_stamp.live
+        and plan.directory_stamp.live
+        and plan.rules_stamp.live
+    )
 
 
 def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
@@ -206,6 +228,10 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     principal, model = exchange.principal, exchange.model
     assert principal is not None
     assert model is not None
+    if principal.allowed_ips and context.proxies:
+        return None  # a header says who the client is
+    if exchange.flat_nano is not None and any(d.price is None for d in model.deployments):
+        return None
     legs = []
     for deployment in model.deployments:
         leg = make_leg(exchange, deployment, context, pool)
@@ -225,8 +251,13 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     plan.tags = exchange.tags
     plan.legs = tuple(legs)
     plan.weight = sum(leg.weight for leg in legs)
+    guard = exchange.guard
+    plan.guard = guard if guard is not None and guard.meters else None
+    plan.tariff = exchange.tariff
+    plan.peers = {exchange.peer} if principal.allowed_ips else None
     plan.key_stamp = key_stamp
     plan.directory_stamp = context.directory.stamp
+    plan.rules_stamp = context.limiter.rules.stamp
     return plan
 
 
@@ -239,6 +270,9 @@ def make_leg(
     relay = relay_facts(record.translators.get(exchange.client_api))
     path = record.paths.get(exchange.endpoint)
     if relay is None or path is None:
+        return None
+    lines = price_lines(deployment.price) if deployment.price is not None else None
+    if lines is not None and max(lines) >= MOST_PRICE:
         return None
     principal, model = exchange.principal, exchange.model
     assert principal is not None
@@ -262,6 +296,7 @@ def make_leg(
         leg.model_json = json.dumps(deployment.model)
     leg.asks_usage = relay.asks_usage
     leg.labels = labels_of(record.return_headers)
+    leg.forgone = others(exchange.guard, provider.name)
     leg.signature = signature(deployment, 1)
     cells = context.metrics.cells(
         exchange.endpoint, provider.name, model.name, 200, "",
@@ -270,15 +305,26 @@ def make_leg(
     for name, cell in cells._asdict().items():
         setattr(leg, name, cell)
     leg.priced = deployment.price is not None
-    leg.prices = price_lines(deployment.price) if deployment.price is not None else None
+    leg.prices = lines
     leg.ready = False
     return leg
+
+
+def others(guard: limits.Guard | None, provider: str) -> tuple[int, ...]:
+    """Give the places of the meters that are about other providers."""
+    meters = guard.meters if guard is not None else ()
+    return tuple(
+        place
+        for place, meter in enumerate(meters)
+        if meter.rule.scope == "provider" and meter.value not in {"", provider}
+    )
 
 
 def exchange_of(
     plan: Plan,
     leg: Leg,
     *,
+    reservation: limits.Reservation | None,
     id: str,  # noqa: A002 - the contract's name
     label: str | None,
     created_at: int,
@@ -304,9 +350,14 @@ def exchange_of(
     exchange.tags = plan.tags
     exchange.stream = stream
     exchange.prompt_estimate = estimate.prompt(body)
+    exchange.guard = plan.guard
+    exchange.tariff = plan.tariff
+    exchange.reservation = reservation
+    exchange.asked = [leg.deployment.provider.name]
     exchange.deployment = leg.deployment
     exchange.provider_type = leg.provider_type
-    exchange.translator = OpenAIRelay.begun(tap, whole)
+    exchange.translator = relay = OpenAIRelay(_ASKED, asks_usage=False)
+    relay.resume(tap, whole)
     exchange.attempts = 1
     exchange.status = status
     exchange.error = error
