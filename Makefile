@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 BOOTSTRAP = @sh scripts/bootstrap --venv $(VENV)
 ARGS =
 
-.PHONY: help run test adversity smoke lint fmt bench compare lock image-check clean
+.PHONY: help run test adversity smoke lint fmt bench gauge compare loadtest lock image-check clean
 
 help:
 	@echo 'make run          install, then serve the demo and print a curl that works as pasted'
@@ -17,7 +17,9 @@ help:
 	@echo 'make lint         ruff, mypy, import order, cython-lint'
 	@echo 'make fmt          put the code into its format'
 	@echo 'make bench        time each compiled function'
-	@echo 'make compare      CPU time a request, side by side with nginx and a plain aiohttp proxy'
+	@echo 'make gauge        CPU time of our own code a request and a chunk, without sockets'
+	@echo 'make compare      CPU time a request, side by side with nginx and other gateways'
+	@echo 'make loadtest     locust on the mock provider: a ramp and a spike, no failure allowed'
 	@echo 'make lock         write requirements/*.lock anew (ARGS=--upgrade takes newer versions)'
 	@echo 'make image-check  run the steps of the Dockerfile without a Docker engine (as root)'
 	@echo 'make clean        remove everything that was made, but not fastgw-data'
@@ -55,9 +57,17 @@ bench:
 	$(BOOTSTRAP) run test
 	$(BIN)/python -m pytest bench --benchmark-only $(ARGS)
 
+gauge:
+	$(BOOTSTRAP) run test
+	$(BIN)/python -m bench.gauge $(ARGS)
+
 compare:
 	$(BOOTSTRAP) run test
 	$(BIN)/python -m bench.compare $(ARGS)
+
+loadtest:
+	$(BOOTSTRAP) run test
+	$(BIN)/python -m loadtest.run $(ARGS)
 
 # test and lint are held to what run and build chose, so that one environment can hold them all.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -78,5 +88,5 @@ image-check:
 clean:
 	rm -rf $(VENV) $(VENV).gone build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache .benchmarks bench/bin
-	find fastgw tests bench scripts -name __pycache__ -exec rm -rf {} +
+	find fastgw tests bench loadtest scripts -name __pycache__ -exec rm -rf {} +
 	find fastgw -name '*.so' -delete

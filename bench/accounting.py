@@ -1,5 +1,8 @@
 """What a process tree cost, from the kernel's own books under /proc; reads nothing else.
 
+All processes that a gateway starts count with it: workers, their supervisor, helpers. A database
+server does not: it is nobody's child here, and serves from the other core.
+
 CPU time is the nanoseconds of `/proc/PID/task/*/schedstat`, summed over threads and descendants:
 `utime + stime` in `/proc/PID/stat` come in ticks of 10 ms, 0.3 % of a row of 3 s. The ticks also
 hold what threads that have ended ran, which schedstat forgets; so each process counts with the
@@ -48,6 +51,24 @@ def read(pid: int, core: int) -> Reading:
         idle_ns=idle,
         rss_bytes=sum(_rss_bytes(one) for one in pids),
     )
+
+
+def rss_bytes(pid: int) -> int:
+    """Give the resident bytes of a tree; pages that its processes share count for each of them."""
+    return sum(_rss_bytes(one) for one in descendants(pid))
+
+
+def pss_bytes(pid: int) -> int:
+    """Give the resident bytes of a tree; of a shared page each process has its part."""
+    total = 0
+    for one in descendants(pid):
+        try:
+            text = (PROC / str(one) / "smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        found = re.search(r"^Pss:\s+(\d+) kB$", text, re.MULTILINE)
+        total += int(found[1]) * 1024 if found else 0
+    return total
 
 
 def descendants(pid: int) -> list[int]:

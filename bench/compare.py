@@ -6,12 +6,17 @@ what else the machine does meets all of them. Figures are medians over the round
 
 - CPU comes from the process's own books (`bench.accounting`), from before the row until the peer
   has gone quiet, so work put off (a batch of records) is paid for; divided by completed answers.
+  The whole tree of a gateway's processes counts, whatever it is that does its work; a database
+  server does not, and runs on the other core.
 - A CPU figure counts only if the gateway's core was at least 95 % busy: an idle gateway pays for
   wake-ups that a loaded one shares, so prices at different loads do not compare. Others are marked.
 - Every answer is checked against what the provider says directly, byte count and event count; an
-  error anywhere voids its cell and makes the exit code 1.
+  error anywhere voids its cell and makes the exit code 1. A peer that rewrites answers is held to
+  its own first one, and the refused row to the status 429.
 - The direct rows (driver to provider, no gateway) say what the tools themselves can do; CPU and
   busy there are the provider's.
+- fastgw runs with everything on: a key, three limits, two budgets, usage records, in PostgreSQL
+  where the tests would find a server. Its further configurations take part in fewer rows.
 
 Everything stays on loopback and in a temporary folder, is bounded in time, and is stopped by pid.
 """
@@ -21,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -28,101 +34,77 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from bench import accounting
+from bench.idle import idle_memory
 from bench.peers import PEERS
-from bench.peers.record import Peer, Place, Running
-from bench.processes import BenchError, build_tools, drive, free_port, start_upstream, stop
+from bench.peers.fastgw import EDITS_PER_SECOND
+from bench.peers.indexed import PACKAGES
+from bench.peers.record import Peer, Place, Running, Tls
+from bench.processes import (
+    BenchError,
+    build_tools,
+    drive,
+    free_port,
+    speak_tls,
+    start_upstream,
+    stop,
+)
 from bench.render import plain
+from bench.rows import CHUNKS, ROWS, Row, options_for, write_body
+from tests import servers
+from tests.server.certificates import Authority
 
-CHUNKS = 50
 DIRECT = "direct"
 BUSY_ENOUGH = 0.95
 QUIET_SECONDS = 0.2
 QUIET_SHARE = 0.02
 SETTLE_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """One kind of load."""
-
-    name: str
-    title: str
-    connections: int
-    prompt_bytes: int = 1200
-    stream: bool = False
-    chunk_delay_us: int = 0
-
-
-ROWS = (
-    Row("json-1", "JSON 1.2 KB, 1 connection", 1),
-    Row("json-16", "JSON 1.2 KB, 16 connections", 16),
-    Row("json-64", "JSON 1.2 KB, 64 connections", 64),
-    Row("json-100k", "JSON 100 KB, 16 connections", 16, prompt_bytes=100 * 1024),
-    Row("burst", f"stream, {CHUNKS} chunks in a burst, 64 connections", 64, stream=True),
-    Row("paced", f"stream, {CHUNKS} chunks paced, 64 connections", 64, stream=True,
-        chunk_delay_us=400),
-)  # fmt: skip
+WARM_SECONDS = 1
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all measurements of one run share."""
+    """What all measurements of one run share; `upstreams` by whether they speak TLS."""
 
     tools: Path
     folder: Path
-    upstream: Running
+    upstreams: dict[bool, Running]
     gateway_core: int
     upstream_core: int
     driver_core: int
     seconds: int
+    database: Callable[[], str] | None = None
+    tls: Tls | None = None
+    notes: list[str] = field(default_factory=list)
 
 
-def write_body(row: Row, folder: Path) -> Path:
-    """Write the row's request body: a chat request of the wanted size."""
-    body: dict[str, Any] = {
-        "model": "bench",
-        "messages": [
-            {"role": "system", "content": "You are a careful assistant."},
-            {"role": "user", "content": ""},
-        ],
-        "temperature": 0.2,
-        "max_tokens": 512,
-    }
-    if row.stream:
-        body |= {"stream": True, "chunk_delay_us": row.chunk_delay_us}
-    room = row.prompt_bytes - len(json.dumps(body))
-    text = "Tell me what a gateway is for, and what it may cost. " * (room // 53 + 1)
-    body["messages"][1]["content"] = text[:room]
-    path = folder / f"{row.name}.json"
-    path.write_text(json.dumps(body))
-    return path
+@dataclass(frozen=True)
+class Contender:
+    """A peer that runs, and what each of its answers has to be, row by row."""
+
+    name: str
+    running: Running
+    expected: dict[str, list[str]] = field(default_factory=dict)
+    peer: Peer | None = None
 
 
-def options_for(row: Row, running: Running, body: Path) -> list[str]:
-    """Give the driver's options for a row, without its length."""
-    options = ["--url", f"127.0.0.1:{running.port}", "--body", str(body)]
-    options += ["--path", running.stream_path if row.stream else running.path]
-    options += ["--connections", str(row.connections)]
-    for header in (*running.headers, "Accept: application/json", "User-Agent: bench/1"):
-        options += ["--header", header]
-    if row.stream:
-        options.append("--stream")
-    return options
+def expect(bench: Bench, row: Row, running: Running, body: Path) -> list[str]:
+    """Ask once, the provider itself as a rule; give the options that hold everybody to its answer.
 
-
-def expect(bench: Bench, row: Row, body: Path) -> list[str]:
-    """Ask the provider itself once; give the options that hold every peer to its answer."""
-    options = options_for(row, bench.upstream, body)
-    said = drive(bench.tools, [*options, "--requests", "1"], core=bench.driver_core, timeout=60)
+    Nothing is known of a refusal before it comes but its status, which every row's options hold.
+    """
+    if row.refused:
+        return []
+    options = [*options_for(row, running, body), "--requests", "1"]
+    said = drive(bench.tools, options, core=bench.driver_core, timeout=60)
     if said["errors"]:
-        raise BenchError(f"the provider itself fails row {row.name}: {said}")
+        raise BenchError(f"row {row.name} fails at its first request: {said}")
     return [
         "--expect-bytes", str(said["payload_bytes"]), "--expect-events", str(said["events"]),
     ]  # fmt: skip
@@ -141,20 +123,21 @@ def settle(pid: int, core: int) -> accounting.Reading:
     return before
 
 
-def measure(
-    bench: Bench, row: Row, running: Running, body: Path, expected: list[str]
-) -> dict[str, Any]:
+def measure(bench: Bench, row: Row, contender: Contender, body: Path) -> dict[str, Any]:
     """Drive one peer through one row once."""
-    core = bench.upstream_core if running is bench.upstream else bench.gateway_core
+    running = contender.running
+    core = bench.upstream_core if contender.peer is None else bench.gateway_core
     pid = running.process.pid
-    options = [*options_for(row, running, body), *expected, "--seconds", str(bench.seconds)]
-    before = accounting.read(pid, core)
-    said = drive(bench.tools, options, core=bench.driver_core, timeout=bench.seconds + 90)
-    loaded = accounting.read(pid, core)
+    options = [*options_for(row, running, body), *contender.expected[row.name]]
+    options += ["--seconds", str(bench.seconds)]
+    with running.beside() as beside:
+        before = accounting.read(pid, core)
+        said = drive(bench.tools, options, core=bench.driver_core, timeout=bench.seconds + 90)
+        loaded = accounting.read(pid, core)
     if running.process.poll() is not None:
         raise BenchError(f"{running.process.args!r} died in row {row.name}")
     settled = settle(pid, core)
-    return figures(said, before, loaded, settled)
+    return figures(said, before, loaded, settled) | (beside or {})
 
 
 def figures(
@@ -187,10 +170,11 @@ def figures(
 def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Give the medians of a cell's rounds; `counts` says whether its CPU figures compare."""
     names = ("cpu_us_request", "cpu_us_chunk", "busy", "others", "per_second", "rss_mib",
-             "p50_us", "p99_us", "first_p50_us", "reads_per_answer")  # fmt: skip
+             "p50_us", "p99_us", "first_p50_us", "reads_per_answer",
+             "edits_per_second")  # fmt: skip
     result: dict[str, Any] = {}
     for name in names:
-        values = [cell[name] for cell in cells if cell[name] is not None]
+        values = [cell[name] for cell in cells if cell.get(name) is not None]
         result[name] = round(median(values), 3) if values else None
     result["errors"] = sum(cell["errors"] for cell in cells)
     result["requests"] = sum(cell["requests"] for cell in cells)
@@ -198,65 +182,161 @@ def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
     return result | {"rounds": cells}
 
 
+def start_upstreams(bench: Bench, ending: ExitStack) -> None:
+    """Start the provider, and once more with TLS where the tools know it."""
+    for tls in (None, bench.tls) if bench.tls else (None,):
+        log = bench.folder / f"upstream-{'tls' if tls else 'plain'}.log"
+        files = (tls.cert, tls.key) if tls else None
+        process, port = start_upstream(
+            bench.tools, core=bench.upstream_core, log=log, chunks=CHUNKS, files=files
+        )
+        ending.callback(stop, process)
+        authority = tls.authority if tls else ""
+        bench.upstreams[tls is not None] = Running(process, port, authority=authority)
+
+
+def start_peer(
+    bench: Bench, peer: Peer, ending: ExitStack, *, tls: bool, purpose: str = ""
+) -> Contender:
+    """Start a peer in a folder of its own."""
+    folder = bench.folder / f"{peer.name}{'-tls' if tls else ''}{purpose}"
+    folder.mkdir()
+    port = bench.upstreams[tls].port
+    place = Place(
+        folder, free_port(), port, bench.gateway_core, bench.database, bench.tls if tls else None
+    )
+    running = peer.start(place)
+    ending.callback(stop, running.process)
+    return Contender(peer.name, running, {}, peer)
+
+
+def takes_part(peer: Peer | None, row: Row) -> bool:
+    """Say whether a row is measured for a peer; the provider itself refuses nothing."""
+    if peer is None:
+        return not row.refused
+    if row.tls and not peer.tls:
+        return False
+    if row.refused and not peer.refuses:
+        return False
+    return peer.rows is None or row.name in peer.rows
+
+
 def start_peers(
-    peers: list[Peer], bench: Bench, ending: ExitStack
-) -> tuple[dict[str, Running], list[str]]:
-    """Start every peer that is installed; give those, and a note for each that is not."""
-    running, notes = {}, []
+    bench: Bench, peers: list[Peer], rows: list[Row], ending: ExitStack
+) -> dict[bool, list[Contender]]:
+    """Start every peer that is installed, those that speak TLS twice; note each that is not."""
+    contenders = {tls: [Contender(DIRECT, bench.upstreams[tls])] for tls in bench.upstreams}
     for peer in peers:
         if reason := peer.missing():
-            notes.append(f"{peer.name}: left out, {reason}")
+            bench.notes.append(f"{peer.name}: left out, {reason}")
             continue
-        folder = bench.folder / peer.name
-        folder.mkdir()
-        place = Place(folder, free_port(), bench.upstream.port, bench.gateway_core)
-        running[peer.name] = peer.start(place)
-        ending.callback(stop, running[peer.name].process)
-    return running, notes
+        for tls, those in contenders.items():
+            if any(row.tls == tls and takes_part(peer, row) for row in rows):
+                those.append(start_peer(bench, peer, ending, tls=tls))
+    return contenders
+
+
+def warm_up(bench: Bench, row: Row, contender: Contender, body: Path) -> bool:
+    """Load a peer for a moment; False: it has no such row after all."""
+    running, peer = contender.running, contender.peer
+    if row.refused:  # its first requests are within the limit of each worker
+        asked = [*options_for(row, running, body), "--requests", "50"]
+        drive(bench.tools, asked, core=bench.driver_core, timeout=60)
+    source = running if peer is not None and peer.rewrites else bench.upstreams[row.tls]
+    contender.expected[row.name] = expect(bench, row, source, body)
+    options = [*options_for(row, running, body), *contender.expected[row.name]]
+    options += ["--seconds", str(WARM_SECONDS)]
+    said = drive(bench.tools, options, core=bench.driver_core, timeout=120)
+    if said["errors"] and row.refused:
+        bench.notes.append(f"{contender.name}: row {row.name} left out, it refuses nothing")
+        return False
+    if said["errors"]:
+        raise BenchError(f"{contender.name} fails row {row.name} when warming up: {said}")
+    return True
 
 
 def take_turns(
-    bench: Bench, rows: list[Row], running: dict[str, Running], rounds: int
+    bench: Bench, rows: list[Row], contenders: dict[bool, list[Contender]], rounds: int
 ) -> Iterator[tuple[Row, str, dict[str, Any]]]:
     """Measure row by row with the peers in turn, `rounds` times over; first warm everything."""
     bodies = {row: write_body(row, bench.folder) for row in rows}
-    expected = {row: expect(bench, row, bodies[row]) for row in rows}
-    for row in rows:
-        for name, one in running.items():
-            options = [*options_for(row, one, bodies[row]), *expected[row], "--requests", "500"]
-            said = drive(bench.tools, options, core=bench.driver_core, timeout=120)
-            if said["errors"]:
-                raise BenchError(f"{name} fails row {row.name} when warming up: {said}")
+    turns = [
+        (row, contender)
+        for row in rows
+        for contender in contenders[row.tls]
+        if takes_part(contender.peer, row) and warm_up(bench, row, contender, bodies[row])
+    ]
     for _ in range(rounds):
-        for row in rows:
-            for name, one in running.items():
-                yield row, name, measure(bench, row, one, bodies[row], expected[row])
+        for row, contender in turns:
+            yield row, contender.name, measure(bench, row, contender, bodies[row])
+
+
+def measure_idle(bench: Bench, peers: list[Peer]) -> dict[str, dict[str, float]]:
+    """Give the memory of each peer before any load, and what silent streams add to it.
+
+    Each is started for this alone: what the streams leave behind must not count as its size.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for peer in peers:
+        if peer.variant or peer.missing() or not (peer.rows is None or "stream-1" in peer.rows):
+            continue
+        for tls in bench.upstreams:
+            if tls and not peer.tls:
+                continue
+            with ExitStack() as ending:
+                running = start_peer(bench, peer, ending, tls=tls, purpose="-idle").running
+                measured = idle_memory(running)
+            mine = found.setdefault(peer.name, {})
+            mine |= {f"tls_{name}" if tls else name: value for name, value in measured.items()}
+    return found
+
+
+def open_database(notes: list[str], ending: ExitStack) -> Callable[[], str] | None:
+    """Start PostgreSQL as the tests do; give what makes a database in it and gives its URL."""
+    try:
+        server = servers.start_postgres()
+    except servers.MissingServerError as exc:
+        notes.append(f"fastgw keeps its records in SQLite here: {exc}")
+        return None
+    ending.callback(server.close)
+    console = servers.Console(server.dsn)
+    ending.callback(console.close)
+    version = console.run(console.ask("SHOW server_version")).split()[0]
+    notes.append(
+        f"fastgw's records go to PostgreSQL {version} on the other core, whose CPU time is not"
+        " counted; all of fastgw's own processes are."
+    )
+    return lambda: console.url(console.create())
 
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Any]:
     """Run the whole comparison; give the results as they go into the JSON file."""
     chosen = [peer for peer in PEERS if not options.peers or peer.name in options.peers]
     rows = [row for row in ROWS if not options.rows or row.name in options.rows]
-    tools = build_tools()
-    gateway_core, upstream_core, driver_core = options.cores
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="fastgw-bench-")))
-        log = folder / "upstream.log"
-        upstream, port = start_upstream(tools, core=upstream_core, log=log, chunks=CHUNKS)
-        ending.callback(stop, upstream)
-        direct = Running(upstream, port)
-        bench = Bench(
-            tools, folder, direct, gateway_core, upstream_core, driver_core, options.seconds
-        )
-        running, notes = start_peers(chosen, bench, ending)
-        cells: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for row, name, cell in take_turns(bench, rows, {DIRECT: direct, **running}, options.rounds):
-            cells.setdefault((row.name, name), []).append(cell)
-            say(f"{row.name:>10} {name:>10}  {cell['per_second']:>9.0f}/s  busy {cell['busy']:.0%}")
-    table = []
-    for row in rows:
-        peers = {name: summarise(cells[row.name, name]) for name in (DIRECT, *running)}
-        table.append({"name": row.name, "title": row.title, "stream": row.stream, "peers": peers})
+        bench = make_bench(options, folder, ending)
+        if not bench.tls:
+            rows = [row for row in rows if not row.tls]
+        start_upstreams(bench, ending)
+        idle = {} if options.no_idle else measure_idle(bench, chosen)
+        contenders = start_peers(bench, chosen, rows, ending)
+        cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for row, name, cell in take_turns(bench, rows, contenders, options.rounds):
+            cells.setdefault(row.name, {}).setdefault(name, []).append(cell)
+            say(f"{row.name:>11} {name:>15}  {cell['per_second']:>9.0f}/s  busy {cell['busy']:.0%}")
+    table = [
+        {
+            "name": row.name,
+            "title": row.title,
+            "stream": row.stream,
+            "latency": row.latency,
+            "peers": {name: summarise(each) for name, each in cells.get(row.name, {}).items()},
+        }
+        for row in rows
+    ]
+    bench.notes.extend(slow_edits(table))
+    running = [peer for peer in chosen if not peer.missing()]
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": accounting.machine(),
@@ -265,10 +345,34 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, An
             "seconds": options.seconds,
             "cores": list(options.cores),
         },
-        "versions": {peer.name: peer.version() for peer in chosen if peer.name in running},
-        "notes": notes,
+        "versions": {peer.name: peer.version() for peer in running},
+        "variants": {peer.name: peer.variant for peer in running if peer.variant},
+        "notes": bench.notes,
+        "idle": idle,
         "rows": table,
     }
+
+
+def slow_edits(table: list[dict[str, Any]]) -> Iterator[str]:
+    """Say where keys were not edited as fast as the configuration's name claims."""
+    for row in table:
+        for name, cell in row["peers"].items():
+            if (reached := cell["edits_per_second"]) and reached < EDITS_PER_SECOND * 0.95:
+                yield f"{name}, {row['name']}: only {reached:.0f} key edits a second"
+
+
+def make_bench(options: argparse.Namespace, folder: Path, ending: ExitStack) -> Bench:
+    """Make what all measurements share: tools, certificates, a database server."""
+    tools = build_tools()
+    notes: list[str] = []
+    tls = None
+    if speak_tls(tools):
+        authority = Authority(folder)
+        tls = Tls(*authority.issue("bench"), authority.file)
+    else:
+        notes.append("TLS rows left out: the tools were built without OpenSSL's headers")
+    database = open_database(notes, ending)
+    return Bench(tools, folder, {}, *options.cores, options.seconds, database, tls, notes)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -285,6 +389,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--cores", type=int, nargs=3, default=(0, 1, 1), metavar=("GATEWAY", "PROVIDER", "DRIVER")
     )
+    parser.add_argument("--no-idle", action="store_true", help="leave out the memory of streams")
+    parser.add_argument("--install", action="store_true", help="fetch other gateways, then end")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
     options = parser.parse_args(argv)
     if missing := set(options.cores) - os.sched_getaffinity(0):
@@ -299,6 +405,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run, print the table, write the JSON; 1 when anything went wrong."""
     options = parse(argv)
+    if options.install:
+        for package in PACKAGES:
+            print(f"{package.name} {package.version}: {package.install()}", flush=True)
+        return 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))
     # The servers are stopped on the way out, so a polite kill has to unwind like Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.sched_setaffinity(0, {options.cores[-1]})

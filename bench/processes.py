@@ -13,12 +13,13 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 BENCH = Path(__file__).parent
 ROOT = BENCH.parent
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 
@@ -73,15 +74,30 @@ def spawn(
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     """Return once `port` accepts; raise with the end of the log when it does not come."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+
+    def accepts() -> bool:
         with socket.socket() as probe:
             probe.settimeout(1)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    _wait_for(process, accepts, f"does not listen on port {port}", log)
+
+
+def wait_for_line(process: subprocess.Popen[bytes], line: str, log: Path) -> None:
+    """Return once the process has said so; raise with the end of the log when it does not."""
+    _wait_for(process, lambda: line in log.read_text().splitlines(), f"never says {line!r}", log)
+
+
+def _wait_for(
+    process: subprocess.Popen[bytes], is_there: Callable[[], bool], complaint: str, log: Path
+) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        if is_there():
+            return
         time.sleep(0.05)
     tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    raise BenchError(f"{process.args!r} does not listen on port {port}:\n{tail}")
+    raise BenchError(f"{process.args!r} {complaint}:\n{tail}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -115,12 +131,21 @@ def spawn_server(
     return process
 
 
+def speak_tls(folder: Path) -> bool:
+    """Say whether the tools were built with OpenSSL."""
+    command = [str(folder / "load"), "--features"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    return "tls" in said.stdout.split()
+
+
 def start_upstream(
-    folder: Path, *, core: int, log: Path, chunks: int
+    folder: Path, *, core: int, log: Path, chunks: int, files: tuple[str, str] | None = None
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the fake provider; give it with its port."""
+    """Start the fake provider; give it with its port. With a chain and a key it speaks TLS."""
     port = free_port()
     argv = [str(folder / "upstream"), "--port", str(port), "--chunks", str(chunks)]
+    if files is not None:
+        argv += ["--tls-cert", files[0], "--tls-key", files[1]]
     return spawn_server(argv, core=core, log=log, port=port), port
 
 

@@ -15,6 +15,7 @@ BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 YARDSTICK, DIRECT = "nginx", "direct"
 MARK = "*"
 TIMES = "\u00d7"
+NONE = "-"
 NOT_BUSY = (
     f"`{MARK}` does not compare: the gateway's core was less than 95 % busy with it (latency:"
     " others took more than 5 % of that core), or an answer was wrong."
@@ -29,9 +30,9 @@ def price(row: dict[str, Any], cell: Cell) -> float | None:
     return value
 
 
-def ratio(row: dict[str, Any], name: str) -> str:
+def ratio(row: dict[str, Any], name: str, base_name: str = YARDSTICK) -> str:
     """Give a peer's price over the yardstick's; marked unless both count."""
-    base = row["peers"].get(YARDSTICK)
+    base = row["peers"].get(base_name)
     mine = price(row, row["peers"][name])
     theirs = price(row, base) if base else None
     if not mine or not theirs:
@@ -65,33 +66,83 @@ def plain(results: dict[str, Any]) -> str:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Give the README's table: prices with their ratios, then latency, rate and memory."""
-    names = list(results["versions"])
+    """Give the README's tables: every gateway as one plain peer, then fastgw's configurations."""
+    variants = results.get("variants", {})
+    names = [name for name in results["versions"] if name not in variants]
     lines = [
         "| | " + " | ".join(f"{name} {results['versions'][name]}" for name in names) + " |",
         "|---|" + "---|" * len(names),
+        *_prices(results, names),
+        *_latencies(results, names),
+        *_sizes(results, names),
     ]
-    rows = {row["name"]: row for row in results["rows"]}
-    for row in results["rows"]:
-        if row["name"] == "json-1":
-            continue  # one connection never fills a core: it is there for the latency below
-        unit = "chunk" if row["stream"] else "request"
-        lines.append(_line(f"CPU µs a {unit}: {row['title']}", [_priced(row, n) for n in names]))
-    if one := rows.get("json-1"):
-        base = one["peers"][DIRECT]["p50_us"]
-        cells = [one["peers"][name] for name in names]
-        added = [f"{c['p50_us'] - base:.0f}{_mark(_undisturbed(c))}" for c in cells]
-        lines.append(_line(f"µs added to p50, 1 connection (direct: {base:.0f})", added))
-    if many := rows.get("json-64"):
-        cells = [many["peers"][name] for name in names]
-        rates = [f"{c['per_second']:,.0f}{_mark(c['counts'])}" for c in cells]
-        lines.append(_line("requests/s on one core, 64 connections", rates))
-        sizes = [f"{c['rss_mib']:.0f}" for c in cells]
-        lines.append(_line("RSS MiB under that load", sizes))
+    if variants:
+        lines += ["", *_configurations(results, variants)]
     notes = [_conditions(results), *results["notes"]]
     if any(MARK in line for line in lines):
         notes.insert(0, NOT_BUSY)
     return "\n".join([*lines, "", *(f"{note}  " for note in notes)]).rstrip()
+
+
+def _prices(results: dict[str, Any], names: list[str]) -> list[str]:
+    lines = []
+    for row in results["rows"]:
+        if row.get("latency") or not row["peers"].keys() & set(names):
+            continue
+        unit = "chunk" if row["stream"] else "request"
+        lines.append(_line(f"CPU µs a {unit}: {row['title']}", [_priced(row, n) for n in names]))
+    return lines
+
+
+def _latencies(results: dict[str, Any], names: list[str]) -> list[str]:
+    rows = {row["name"]: row["peers"] for row in results["rows"]}
+    lines = []
+    for name, figure, title in (
+        ("json-1", "p50_us", "µs added to p50, 1 connection"),
+        ("stream-1", "first_p50_us", "µs added to the first chunk, 1 connection"),
+    ):
+        if DIRECT not in (peers := rows.get(name, {})):
+            continue
+        base = peers[DIRECT][figure]
+        cells = [peers.get(each) for each in names]
+        added = [f"{c[figure] - base:.0f}{_mark(_undisturbed(c))}" if c else NONE for c in cells]
+        lines.append(_line(f"{title} (direct: {base:.0f})", added))
+    return lines
+
+
+def _sizes(results: dict[str, Any], names: list[str]) -> list[str]:
+    lines = []
+    many: dict[str, Cell] = next(
+        (row["peers"] for row in results["rows"] if row["name"] == "json-64"), {}
+    )
+    cells = [many.get(name) for name in names]
+    if any(cells):
+        rates = [f"{c['per_second']:,.0f}{_mark(c['counts'])}" if c else NONE for c in cells]
+        lines.append(_line("requests/s on one core, 64 connections", rates))
+        sizes = [f"{c['rss_mib']:.0f}" if c else NONE for c in cells]
+        lines.append(_line("RSS MiB under that load", sizes))
+    for figure, title in (
+        ("idle_rss_mib", "RSS MiB, idle"),
+        ("kib_per_stream", "KiB an open, silent stream"),
+        ("tls_kib_per_stream", "KiB an open, silent stream, TLS on both sides"),
+    ):
+        found = [results.get("idle", {}).get(name, {}).get(figure) for name in names]
+        if any(found):
+            lines.append(_line(title, [_number(each, 1) or NONE for each in found]))
+    return lines
+
+
+def _configurations(results: dict[str, Any], variants: dict[str, str]) -> list[str]:
+    """Give what each way to run fastgw costs, in times of the plain one."""
+    rows = [
+        row for row in results["rows"]
+        if not row.get("latency") and row["peers"].keys() & variants.keys()
+    ]  # fmt: skip
+    lines = [_line("fastgw, CPU µs", [row["title"] for row in rows]), "|---|" + "---|" * len(rows)]
+    for name, title in {"fastgw": "as above", **variants}.items():
+        if name in results["versions"]:
+            lines.append(_line(title, [_priced(row, name, base="fastgw") for row in rows]))
+    return lines
 
 
 def insert(text: str, block: str) -> str:
@@ -111,10 +162,13 @@ def _undisturbed(cell: Cell) -> bool:
     return bool(cell["others"] <= 0.05 and not cell["errors"])
 
 
-def _priced(row: dict[str, Any], name: str) -> str:
-    value = price(row, row["peers"][name])
-    digits = 2 if row["stream"] else 1
-    return f"{_number(value, digits)} ({ratio(row, name) or 'no yardstick'})"
+def _priced(row: dict[str, Any], name: str, base: str = YARDSTICK) -> str:
+    cell = row["peers"].get(name)
+    if cell is None:
+        return NONE
+    shown = _number(price(row, cell), 2 if row["stream"] else 1)
+    against = ratio(row, name, base)
+    return f"{shown} ({against})" if against else f"{shown}{_mark(cell['counts'])}"
 
 
 def _line(title: str, cells: list[str]) -> str:

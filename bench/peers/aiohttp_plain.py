@@ -20,7 +20,11 @@ def _missing() -> str | None:
 def _start(place: Place) -> Running:
     module = "bench.peers.aiohttp_proxy"
     argv = [sys.executable, "-m", module, str(place.port), str(place.upstream_port)]
-    return Running(launch(place, argv, at_root=True), place.port)
+    authority = ""
+    if place.tls:
+        argv += [place.tls.cert, place.tls.key, place.tls.authority]
+        authority = place.tls.authority
+    return Running(launch(place, argv, at_root=True), place.port, authority=authority)
 
 
 PEER = Peer(
@@ -28,4 +32,5 @@ PEER = Peer(
     missing=_missing,
     version=lambda: f"{version('aiohttp')} on uvloop {version('uvloop')}",
     start=_start,
+    tls=True,
 )

@@ -1,11 +1,13 @@
 """A plain reverse proxy as one writes it with aiohttp: an application, a ClientSession, uvloop.
 
 The yardstick for what the same language costs without the gateway's own connections. It governs
-nothing and keeps nothing. `python -m bench.peers.aiohttp_proxy PORT UPSTREAM_PORT`.
+nothing and keeps nothing. `python -m bench.peers.aiohttp_proxy PORT UPSTREAM_PORT`, and for TLS on
+both sides behind that the files of its chain, its key and the authority it trusts.
 """
 
 from __future__ import annotations
 
+import ssl
 import sys
 from collections.abc import AsyncIterator
 
@@ -15,6 +17,7 @@ from aiohttp import web
 
 UPSTREAM = web.AppKey("upstream", str)
 SESSION = web.AppKey("session", aiohttp.ClientSession)
+TRUST = web.AppKey("trust", ssl.SSLContext | None)
 FORWARDED = ("Authorization", "Content-Type", "Accept", "User-Agent")
 
 
@@ -37,7 +40,7 @@ async def forward(request: web.Request) -> web.StreamResponse:
 
 async def hold_session(app: web.Application) -> AsyncIterator[None]:
     """Keep one client session, without a connection limit, for the application's life."""
-    connector = aiohttp.TCPConnector(limit=0)
+    connector = aiohttp.TCPConnector(limit=0, ssl=app[TRUST] or True)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
         app[SESSION] = session
         yield
@@ -45,15 +48,23 @@ async def hold_session(app: web.Application) -> AsyncIterator[None]:
 
 def main() -> None:
     """Serve on loopback until told to stop."""
-    port, upstream_port = (int(text) for text in sys.argv[1:])
+    port, upstream_port, *files = sys.argv[1:]
     app = web.Application(client_max_size=64 << 20)
-    app[UPSTREAM] = f"http://127.0.0.1:{upstream_port}"
+    own = None
+    app[TRUST] = None
+    if files:
+        cert, key, authority = files
+        own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        own.load_cert_chain(cert, key)
+        app[TRUST] = ssl.create_default_context(cafile=authority)
+    app[UPSTREAM] = f"{'https' if files else 'http'}://127.0.0.1:{upstream_port}"
     app.cleanup_ctx.append(hold_session)
     app.router.add_post("/{path:.*}", forward)
     web.run_app(
         app,
         host="127.0.0.1",
-        port=port,
+        port=int(port),
+        ssl_context=own,
         access_log=None,
         print=None,
         loop=uvloop.new_event_loop(),

@@ -38,13 +38,22 @@ http {{
     keepalive_requests 1000000000;
   }}
   server {{
-    listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{port} {ssl} backlog=4096;
     proxy_http_version 1.1;
     proxy_set_header Connection "";
-    location /v1/ {{ proxy_pass http://provider; }}
-    location /stream/ {{ proxy_buffering off; proxy_pass http://provider/; }}
+    location /v1/ {{ proxy_pass {scheme}://provider; }}
+    location /stream/ {{ proxy_buffering off; proxy_pass {scheme}://provider/; }}
+    {tls}
   }}
 }}
+"""
+TLS = """\
+    ssl_certificate {cert};
+    ssl_certificate_key {key};
+    ssl_protocols TLSv1.2 TLSv1.3;
+    proxy_ssl_protocols TLSv1.2 TLSv1.3;
+    # It matches no address of a certificate; connections are kept, so a check would cost nothing.
+    proxy_ssl_verify off;
 """
 
 
@@ -72,11 +81,16 @@ def _start(place: Place) -> Running:
             folder=place.folder,
             port=place.port,
             upstream_port=place.upstream_port,
+            scheme=place.scheme,
+            ssl="ssl" if place.tls else "",
+            tls=TLS.format(**vars(place.tls)) if place.tls else "",
         )
     )
     argv = [_binary() or "", "-p", str(place.folder), "-c", str(config)]
     process = launch(place, argv)
-    return Running(process, place.port, stream_path="/stream/v1/chat/completions")
+    authority = place.tls.authority if place.tls else ""
+    stream_path = "/stream/v1/chat/completions"
+    return Running(process, place.port, stream_path=stream_path, authority=authority)
 
 
-PEER = Peer(name="nginx", missing=_missing, version=_version, start=_start)
+PEER = Peer(name="nginx", missing=_missing, version=_version, start=_start, tls=True)

@@ -1,13 +1,14 @@
 /* The load driver of the bench: N keep-alive connections, one request in flight on each, one
  * thread, epoll, loopback only, bounded in count and time.
  *
- * Every answer is read to its end and checked: status 200, Content-Length or chunk framing, with
+ * Every answer is read to its end and checked: the status, Content-Length or chunk framing, with
  * --stream also the closing [DONE] event, and the expected payload bytes and events when given. An
  * answer that fails any check counts as an error and never as a request. Prints one JSON line. */
-#include "wire.h"
+#include "tls.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -25,7 +26,7 @@ static const char *const fault_names[FAULTS] = {"connect", "status", "framing", 
 enum phase { CLOSED, CONNECTING, SENDING, READING_HEAD, READING_BODY };
 
 struct conn {
-    int fd;
+    struct channel channel;
     enum phase phase;
     size_t sent;
     uint64_t started, first;
@@ -53,6 +54,7 @@ static char *request;
 static size_t request_size;
 static bool streams;
 static long expect_bytes = -1, expect_events = -1;
+static char ok_status[16] = "HTTP/1.1 200";
 static long limit_requests, stall_seconds = 10;
 static uint64_t stop_at;
 
@@ -102,19 +104,20 @@ static bool may_start(void) {
 }
 
 static void hang_up(struct conn *c) {
-    if (c->phase != CLOSED) close(c->fd);
+    if (c->phase != CLOSED) channel_close(&c->channel);
     c->phase = CLOSED;
 }
 
 static void dial(struct conn *c) {
-    c->fd = socket(target.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0) die("socket", strerror(errno));
+    int fd = socket(target.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) die("socket", strerror(errno));
+    channel_open(&c->channel, fd, true);
     c->phase = CONNECTING;
     connects++;
-    tune(c->fd);
+    tune(fd);
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data.ptr = c};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, c->fd, &event) < 0) die("epoll_ctl", strerror(errno));
-    if (connect(c->fd, (struct sockaddr *)&target, target_size) < 0 && errno != EINPROGRESS)
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event) < 0) die("epoll_ctl", strerror(errno));
+    if (connect(fd, (struct sockaddr *)&target, target_size) < 0 && errno != EINPROGRESS)
         fail(c, CONNECT);
 }
 
@@ -150,7 +153,7 @@ static void finish(struct conn *c) {
 
 static void send_request(struct conn *c) {
     while (c->sent < request_size) {
-        ssize_t sent = send(c->fd, request + c->sent, request_size - c->sent, MSG_NOSIGNAL);
+        ssize_t sent = channel_send(&c->channel, request + c->sent, request_size - c->sent);
         if (sent < 0 && errno == EAGAIN) return;
         if (sent < 0) return fail(c, TRUNCATED);
         c->sent += (size_t)sent;
@@ -227,7 +230,7 @@ static int take_body(struct conn *c, const char *data, size_t size) {
 }
 
 static bool is_ok(const char *head) {
-    return memcmp(head, "HTTP/1.1 200", 12) == 0 && (head[12] == ' ' || head[12] == '\r');
+    return memcmp(head, ok_status, 12) == 0 && (head[12] == ' ' || head[12] == '\r');
 }
 
 /* Goes on with `size` bytes behind c->used in c->head. */
@@ -254,7 +257,7 @@ static bool read_once(struct conn *c, bool last) {
     bool in_head = c->phase == READING_HEAD;
     char *to = in_head ? c->head + c->used : scratch;
     size_t room = in_head ? MAX_HEAD - c->used : sizeof scratch;
-    ssize_t got = recv(c->fd, to, room, 0);
+    ssize_t got = channel_recv(&c->channel, to, room);
     if (got < 0 && errno == EAGAIN) return false;
     if (got <= 0) return fail(c, TRUNCATED), false;
     reads++;
@@ -266,8 +269,9 @@ static bool read_once(struct conn *c, bool last) {
         if (state < 0) fail(c, FRAMING);
         else if (state > 0) finish(c);
     }
-    /* Edge-triggered: a short read has emptied the socket, unless the peer's end is behind it. */
-    return (size_t)got == room || last;
+    /* Edge-triggered: a short read has emptied the socket, unless the peer's end is behind it, or
+     * it was one TLS record of several. */
+    return (size_t)got == room || last || c->channel.ssl != NULL;
 }
 
 static void serve(struct conn *c, uint32_t events) {
@@ -275,12 +279,12 @@ static void serve(struct conn *c, uint32_t events) {
     if (c->phase == CONNECTING) {
         int error = 0;
         socklen_t size = sizeof error;
-        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+        getsockopt(c->channel.fd, SOL_SOCKET, SO_ERROR, &error, &size);
         if (error != 0) return fail(c, CONNECT);
         if (!(events & EPOLLOUT)) return;
         start_request(c);
-    } else if (c->phase == SENDING && (events & EPOLLOUT)) {
-        send_request(c);
+    } else if (c->phase == SENDING && (events & EPOLLOUT || c->channel.ssl != NULL)) {
+        send_request(c); /* in a handshake also after a read */
     } else if (!(events & EPOLLIN) && !ended) {
         return;
     }
@@ -385,7 +389,7 @@ static void write_request(const char *url, const char *path, const char *body_fi
 }
 
 static struct {
-    const char *url, *path, *body;
+    const char *url, *path, *body, *authority;
     char *headers[MAX_HEADERS];
     int header_count;
     long connections, seconds;
@@ -404,11 +408,16 @@ static void read_option(const char *name, char *value) {
         expect_bytes = option_number(name, value, 0, MAX_BODY);
     else if (!strcmp(name, "--expect-events"))
         expect_events = option_number(name, value, 0, MAX_BODY);
+    else if (!strcmp(name, "--expect-status"))
+        snprintf(ok_status, sizeof ok_status, "HTTP/1.1 %03ld",
+                 option_number(name, value, 100, 599));
+    else if (!strcmp(name, "--tls-ca")) options.authority = value;
     else if (!strcmp(name, "--stall-seconds")) stall_seconds = option_number(name, value, 1, 600);
     else if (!strcmp(name, "--header") && options.header_count < MAX_HEADERS)
         options.headers[options.header_count++] = value;
     else die(name, "unknown; use --url --path --connections --seconds --requests --body --header "
-                   "--stream --expect-bytes --expect-events --stall-seconds");
+                   "--stream --expect-bytes --expect-events --expect-status --tls-ca "
+                   "--stall-seconds");
 }
 
 int main(int argc, char **argv) {
@@ -417,12 +426,15 @@ int main(int argc, char **argv) {
             streams = true;
             continue;
         }
+        if (!strcmp(argv[i], "--features")) say_features();
         if (i + 1 == argc) die(argv[i], "needs a value");
         read_option(argv[i], argv[i + 1]);
         i++;
     }
     if (options.url == NULL) die("--url", "is needed");
+    signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
     set_target(options.url);
+    if (options.authority) tls_begin(NULL, NULL, options.authority);
     write_request(options.url, options.path, options.body, options.headers, options.header_count);
     if ((poller = epoll_create1(EPOLL_CLOEXEC)) < 0) die("epoll", strerror(errno));
     if (!options.seconds && !limit_requests) options.seconds = 1;

@@ -5,10 +5,11 @@
  * whole stream leaves in one write (burst); with --chunk-delay-us, or "chunk_delay_us": N in the
  * body, one write an event on that stream's own beat. The first beat comes after a pseudo-random
  * part of the delay: streams that tick together would flatter whoever batches wake-ups. A usage
- * event comes before [DONE] when the body holds "include_usage": true. GET answers a model list.
+ * event comes before [DONE] when the body holds "include_usage": true. With "hold": true a stream
+ * falls silent after its first event, for good. GET answers a model list.
  *
  * Prints {"port":N} at start and its counts at the end (SIGTERM, SIGINT or --max-seconds). */
-#include "wire.h"
+#include "tls.h"
 
 #include <arpa/inet.h>
 #include <signal.h>
@@ -32,7 +33,7 @@ struct script {
 };
 
 struct conn {
-    int fd;
+    struct channel channel;
     char *in; /* request bytes; a pipelined next request stays behind the first */
     size_t used, capacity;
     size_t body_at; /* 0: the head is not complete yet */
@@ -44,7 +45,7 @@ struct conn {
     size_t left;
     const struct script *script;
     size_t piece; /* next piece of a paced script; script->pieces: all handed over */
-    bool answering;
+    bool answering, held;
     uint64_t delay_ns, due;
     size_t heap_slot; /* 1-based; 0: no timer */
 };
@@ -190,7 +191,7 @@ static void disarm(struct conn *c) {
 static void drop(struct conn *c) {
     if (c->answering) counts.aborted++;
     disarm(c);
-    close(c->fd);
+    channel_close(&c->channel);
     free(c->in);
     free(c);
 }
@@ -249,12 +250,15 @@ static void take_piece(struct conn *c) {
 static void begin_answer(struct conn *c) {
     const char *body = c->in + c->body_at;
     c->delay_ns = 0;
+    c->held = false;
     counts.requests++;
     if (c->in[0] == 'G') {
         c->script = &models;
     } else if (is_true(body, c->body_size, "\"stream\"")) {
         c->script = &streams[is_true(body, c->body_size, "\"include_usage\"")];
         c->delay_ns = read_delay(body, c->body_size);
+        c->held = is_true(body, c->body_size, "\"hold\"");
+        if (c->held) c->delay_ns = 1; /* piece by piece, and no second one */
         counts.streams++;
     } else {
         c->script = &json;
@@ -322,7 +326,7 @@ static void next_request(struct conn *c) {
 /* Writes what is left. 1: all gone; 0: the socket is full; -1: the peer is gone. */
 static int flush(struct conn *c) {
     while (c->left > 0) {
-        ssize_t sent = send(c->fd, c->out, c->left, MSG_NOSIGNAL);
+        ssize_t sent = channel_send(&c->channel, c->out, c->left);
         if (sent < 0) return errno == EAGAIN ? 0 : -1;
         c->out += sent;
         c->left -= (size_t)sent;
@@ -348,6 +352,7 @@ static bool advance(struct conn *c) {
         }
         int written = flush(c);
         if (written <= 0) return written == 0;
+        if (c->held) return true;
         if (c->piece < c->script->pieces) {
             arm(c, next_beat(c));
             return true;
@@ -366,14 +371,15 @@ static bool receive(struct conn *c, uint32_t events) {
     for (;;) {
         make_room(c);
         size_t room = c->capacity - c->used;
-        ssize_t got = recv(c->fd, c->in + c->used, room, 0);
+        ssize_t got = channel_recv(&c->channel, c->in + c->used, room);
         if (got < 0) return errno == EAGAIN;
         if (got == 0) return false;
         c->used += (size_t)got;
         if (c->answering && c->used > MAX_BODY) return false;
         if (!c->answering && !advance(c)) return false;
-        /* Edge-triggered: a short read emptied the socket, unless the peer's end is behind it. */
-        if ((size_t)got < room && !(events & EPOLLRDHUP)) return true;
+        /* Edge-triggered: a short read emptied the socket, unless the peer's end is behind it, or it
+         * was one TLS record of several. */
+        if ((size_t)got < room && !(events & EPOLLRDHUP) && !c->channel.ssl) return true;
     }
 }
 
@@ -392,7 +398,7 @@ static void watch(int fd, void *what, uint32_t events) {
 static void accept_all(int listener) {
     for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;) {
         struct conn *c = must(calloc(1, sizeof *c));
-        c->fd = fd;
+        channel_open(&c->channel, fd, false);
         c->capacity = FIRST_BUFFER;
         c->in = must(malloc(c->capacity));
         tune(fd);
@@ -459,16 +465,23 @@ static void run(int listener, int timer) {
 
 int main(int argc, char **argv) {
     long port = 0, chunks = 50, seconds = 3600;
+    const char *chain = NULL, *key = NULL;
     for (int i = 1; i < argc; i += 2) {
         const char *name = argv[i], *value = argv[i + 1];
+        if (!strcmp(name, "--features")) say_features();
         if (value == NULL) die(name, "needs a value");
         if (!strcmp(name, "--port")) port = option_number(name, value, 0, 65535);
         else if (!strcmp(name, "--chunks")) chunks = option_number(name, value, 1, 100000);
         else if (!strcmp(name, "--chunk-delay-us"))
             delay_us = option_number(name, value, 0, 10000000);
         else if (!strcmp(name, "--max-seconds")) seconds = option_number(name, value, 1, 3600);
-        else die(name, "unknown; use --port --chunks --chunk-delay-us --max-seconds");
+        else if (!strcmp(name, "--tls-cert")) chain = value;
+        else if (!strcmp(name, "--tls-key")) key = value;
+        else die(name, "unknown; use --port --chunks --chunk-delay-us --max-seconds --tls-cert "
+                       "--tls-key");
     }
+    if (chain && key) tls_begin(chain, key, NULL);
+    signal(SIGPIPE, SIG_IGN); /* OpenSSL writes without MSG_NOSIGNAL */
     struct sigaction action = {.sa_handler = stop};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);

@@ -32,6 +32,7 @@ VERBS = {
     "budgets": "Ceilings on spend.",
     "usage": "What was used and what it cost.",
     "admins": "Accounts of the admin API.",
+    "profile": "Sample where the workers of a running server spend their CPU time.",
     "mock": "Run the mock provider.",
 }
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]

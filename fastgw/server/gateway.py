@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -56,6 +57,7 @@ _TICK_S = 0.05
 _HANDLES = 8
 """Of a listening socket, in one worker."""
 _MOST_TURNS = 1000
+_LANES = "fastgw_lane_total"
 
 
 class Gateway:
@@ -176,6 +178,11 @@ class Gateway:
         )
         self._servers.append(server)
         return server
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return self._secrets.folder
 
     async def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Begin to take connections; with `admin.listen` the last socket is the admin API's."""
@@ -331,11 +338,47 @@ class Gateway:
             "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
                              "spilled": self.writer.spilled},
             "keys": {"cached": len(self.context.keys)},
-            "in_flight": self.lane.in_flight,
+            "in_flight": sum(lane.in_flight for lane in self._lanes()),
             "providers": len(directory.providers),
             "models": len(directory.models) + len(directory.listed),
             "ambiguous_models": directory.ambiguous,
         }  # fmt: skip
+
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Give the inner state of this worker, by subsystem: what waits, what is kept."""
+        plans = self.context.plans
+        return {
+            "lanes": {"standard_in_flight": self.lane.in_flight,
+                      "fast_in_flight": self.fast.in_flight if self.fast is not None else None,
+                      "draining": self._draining, "served": self._lane_counts()},
+            "plans": {"keys": len(plans), "plans": plans.count()} if plans is not None else {},
+            "pools": self._pool.describe(),
+            "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
+                             "spilled": self.writer.spilled},
+            "keys": {"cached": len(self.context.keys), "loading": len(self._loads),
+                     "epoch": self.context.keys.epoch},
+            "clients": {"connections": sum(len(each.connections) for each in self._servers)},
+            "directory": {"providers": len(self.context.directory.providers),
+                          "models": len(self.context.directory.models)},
+        }  # fmt: skip
+
+    def _lanes(self) -> Sequence[StandardLane | FastLane]:
+        return [lane for lane in (self.lane, self.fast) if lane is not None]
+
+    def _lane_counts(self) -> dict[str, int]:
+        """Give how many requests each lane served in this worker's place, and why there."""
+        read = self._board.read_slot(self._number)
+        return {
+            series.removeprefix(_LANES): int(count)
+            for series, count in read.items()
+            if series.startswith(_LANES) and isinstance(count, int)
+        }
+
+    def report(self) -> None:
+        """Write the inner state to the log, a line for each subsystem."""
+        for subsystem, state in self.describe().items():
+            # A warning only so that it is written at whatever level: somebody asked for it.
+            log.warning("report", worker=self._number, subsystem=subsystem, **state)
 
     # -- letting go -----------------------------------------------------------------------------
 
@@ -347,7 +390,7 @@ class Gateway:
         await self._take_queued()
         for listener in self._listeners:
             listener.close()
-        lanes = [lane for lane in (self.lane, self.fast) if lane is not None]
+        lanes = self._lanes()
         for each in (*lanes, *self._servers):
             each.draining = True
         with contextlib.suppress(TimeoutError):

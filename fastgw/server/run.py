@@ -23,6 +23,7 @@ from fastgw.config.watch import Watcher
 from fastgw.domain import Secret
 from fastgw.server.apart import run_apart
 from fastgw.server.checks import check
+from fastgw.server.control import open_door
 from fastgw.server.demo import try_this
 from fastgw.server.gateway import Gateway
 from fastgw.server.listen import bind
@@ -117,24 +118,28 @@ def work(
 ) -> int:
     """Be one worker until SIGTERM or until the supervisor is gone."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_work(Gateway(settings, board, number), listening, pipe))
+        runner.run(_work(Gateway(settings, board, number), number, listening, pipe))
     return 0
 
 
-async def _work(gateway: Gateway, listening: Sequence[socket.socket], pipe: socket.socket) -> None:
+async def _work(
+    gateway: Gateway, number: int, listening: Sequence[socket.socket], pipe: socket.socket
+) -> None:
     # No handler before there is something to drain: a signal ends a start at once.
     await gateway.start()
     _calm_collector()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop.set)
+    loop.add_signal_handler(signal.SIGUSR1, gateway.report)
     await gateway.listen(listening)
     inbox: asyncio.Queue[bytes] = asyncio.Queue()
     reloads = spawn(_reconfigure(gateway, inbox), "reloads")
     orders = spawn(messages(pipe, inbox.put_nowait), "orders")
     orders.add_done_callback(lambda _: stop.set())
-    await stop.wait()
+    async with open_door(gateway.folder, number):
+        await stop.wait()
     await cancel(reloads, orders)
     await gateway.drain()
 

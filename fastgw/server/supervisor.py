@@ -24,7 +24,7 @@ from fastgw.errors import GatewayError
 log = structlog.get_logger(__name__)
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
-_HANDLED = (*_STOP, signal.SIGHUP, signal.SIGCHLD)
+_HANDLED = (*_STOP, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
 _TICK_S = 0.5
 _SHORT_TICK_S = 0.05
 """While something is under way: a hand-over, or the end."""
@@ -70,6 +70,8 @@ class Supervisor:
             if number in _STOP:
                 return self._stop()
             self._reap(log.error)
+            if number == signal.SIGUSR1:
+                self._ask_for_reports()
             self._hand_over(forced=number == signal.SIGHUP)
 
     def _start_due(self) -> None:
@@ -105,6 +107,7 @@ class Supervisor:
             for each in _STOP:
                 signal.signal(each, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's business
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to report
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             status = self._work(number, self._sockets[number], theirs)
         except GatewayError as exc:
@@ -128,6 +131,10 @@ class Supervisor:
             new = None
         for worker in self._workers:
             worker.send(new)
+
+    def _ask_for_reports(self) -> None:
+        for worker in self._workers:
+            worker.signal(signal.SIGUSR1)
 
     def _close_sockets(self, but: int | None) -> None:
         kept = {id(sock) for sock in self._sockets[but]} if but is not None else set()

@@ -96,6 +96,15 @@ class Pool:
             )
         return origin
 
+    def describe(self) -> dict[str, object]:
+        """Give the state of the connections to each target."""
+        return {
+            "origins": {
+                f"{target.scheme}://{target.host}:{target.port}": repr(origin)
+                for target, origin in self._origins.items()
+            }
+        }
+
     async def close(self) -> None:
         """Drop all connections; live attempts fail, waiting ones too. Nothing is left behind."""
         for origin in self._origins.values():

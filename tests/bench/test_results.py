@@ -12,8 +12,18 @@ import pytest
 
 from bench import accounting
 from bench.accounting import Reading
-from bench.compare import ROWS, figures, summarise, write_body
+from bench.compare import figures, summarise, takes_part
+from bench.edits import BEGUN
+from bench.governed import MODEL, govern
+from bench.peers import PEERS
+from bench.processes import spawn, stop, wait_for_line
 from bench.render import BEGIN, END, TIMES, insert, markdown, plain, ratio
+from bench.rows import ROWS, write_body
+from fastgw.storage import open_store
+from fastgw.storage.sql import budgets, keys, limits
+from fastgw.wire.apikey import digest
+from tests.processes import run
+from tests.waiting import eventually_sync
 
 SAID: dict[str, Any] = {
     "requests": 1000, "events": 0, "seconds": 1.0, "per_second": 1000.0, "errors": 0, "reads": 1000,
@@ -92,7 +102,7 @@ def test_a_peer_without_an_answer_has_no_price():
     shown = results(direct=cell(1), nginx=cell(20), dead=none)
     assert none["cpu_us_request"] is None
     assert "dead" in plain(shown)
-    assert "no yardstick" in markdown(shown)
+    assert f"| 20.0 (1.00 {TIMES}) | * |" in markdown(shown)
 
 
 def test_the_tables_name_versions_and_conditions():
@@ -103,6 +113,89 @@ def test_the_tables_name_versions_and_conditions():
     assert f"15.0 (0.75 {TIMES})" in text
     assert "a CPU with 2 cores, Linux 6.1" in text
     assert "*" not in text
+
+
+def test_configurations_stand_apart_and_against_the_plain_one():
+    """Further configurations of fastgw are no columns; they are priced in times of fastgw."""
+    shown = results(direct=cell(1), nginx=cell(20), fastgw=cell(15), **{"fastgw-2": cell(30)})
+    shown["variants"] = {"fastgw-2": "two workers"}
+    text = markdown(shown)
+    assert "| | nginx 1.0 | fastgw 1.0 |" in text
+    assert f"| as above | 15.0 (1.00 {TIMES}) |" in text
+    assert f"| two workers | 30.0 (2.00 {TIMES}) |" in text
+
+
+def test_who_takes_no_part_in_a_row_has_no_figure_there():
+    """A peer that has no such row shows a dash, and the provider refuses nothing."""
+    shown = results(direct=cell(1), nginx=cell(20), fastgw=cell(15))
+    refused = {"name": "refused", "title": "refused", "stream": False}
+    shown["rows"].append({**refused, "peers": {"fastgw": cell(12)}})
+    assert "| CPU µs a request: refused | - | 12.0 |" in markdown(shown)
+    assert "refused" in plain(shown)
+
+
+def test_memory_of_silent_streams_is_shown_for_who_has_it():
+    """A peer without such a figure has a dash."""
+    shown = results(direct=cell(1), nginx=cell(20), fastgw=cell(15))
+    shown["idle"] = {"nginx": {"idle_rss_mib": 13.9, "kib_per_stream": 17.8}}
+    text = markdown(shown)
+    assert "| RSS MiB, idle | 13.9 | - |" in text
+    assert "| KiB an open, silent stream | 17.8 | - |" in text
+    assert "TLS" not in text
+
+
+def test_everybody_takes_part_where_it_can():
+    """TLS rows need a peer that speaks it, the refused row one with limits."""
+    rows = {row.name: row for row in ROWS}
+    peers = {peer.name: peer for peer in PEERS}
+    assert len(peers) == len(PEERS)
+    for peer in PEERS:
+        assert peer.rows is None or peer.rows <= rows.keys()
+    assert takes_part(peers["fastgw"], rows["refused"])
+    assert not takes_part(peers["nginx"], rows["refused"])
+    assert not takes_part(None, rows["refused"])
+    assert takes_part(peers["nginx"], rows["json-tls"])
+    assert not takes_part(peers["fastgw-2"], rows["json-tls"])
+
+
+async def test_the_bench_governs_what_it_measures(store_url):
+    """The key exists with three limits and two budgets; the other is over its limit at once."""
+    governed = await govern(store_url, edited=3)
+    store = await open_store(store_url, migrate=False)
+    try:
+        principal = await keys.find_by_hash(store, digest(governed.key))
+        refused = await keys.find_by_hash(store, digest(governed.refused_key))
+        rules = await limits.load_all(store)
+        mine = [rule for rule in rules if rule.match in {principal.key_id, MODEL}]
+        assert {rule.metric for rule in mine} == {"requests", "tokens", "concurrent"}
+        assert [rule.limit for rule in rules if rule.match == refused.key_id] == [1]
+        assert len(await budgets.load_all(store)) == 2
+    finally:
+        await store.close()
+    assert len(set(governed.edited)) == 3
+
+
+def test_keys_are_edited_at_the_rate_that_is_named(tmp_path, sqlite_url):
+    """The editor says when it begins, edits one key after another, tells its rate at the end."""
+    governed = run(govern(sqlite_url, edited=3))
+    log = tmp_path / "edits.log"
+    argv = [sys.executable, "-m", "bench.edits", sqlite_url, "50", *governed.edited]
+    process = spawn(argv, core=min(os.sched_getaffinity(0)), log=log)
+    try:
+        wait_for_line(process, BEGUN, log)
+
+        async def edited() -> int:
+            store = await open_store(sqlite_url, migrate=False)
+            try:
+                every = [await keys.get(store, key_id) for key_id in governed.edited]
+                return sum(key.priority is not None for key in every)
+            finally:
+                await store.close()
+
+        eventually_sync(lambda: run(edited()) == 3, 20, "three edited keys")
+    finally:
+        stop(process)
+    assert 0 < float(log.read_text().splitlines()[-1]) <= 60
 
 
 def test_only_what_stands_between_the_markers_changes():

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from bench.processes import BenchError, build_tools
+from tests.server.certificates import Authority
 
 CHUNKS = 20
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world"
@@ -203,6 +204,73 @@ def test_a_good_scripted_answer_passes(tools, scripted):
     answer = GOOD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     code, said = load(tools, scripted(answer), "--requests", "3", "--expect-bytes", "11")
     assert (code, said["requests"], said["errors"], said["connects"]) == (0, 3, 0, 3)
+
+
+def test_another_status_can_be_what_is_expected(tools, scripted):
+    """A refusal counts as served when it is what was asked for, and a 200 then does not."""
+    refused = GOOD.replace(b"200 OK", b"429 Too Many Requests")
+    refused = refused.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    code, said = load(tools, scripted(refused), "--requests", "3", "--expect-status", "429")
+    assert (code, said["requests"], said["errors"]) == (0, 3, 0)
+
+
+def test_a_success_is_an_error_where_a_refusal_is_expected(tools, scripted):
+    """A limit that does not hold must not look like a cheap refusal."""
+    code, said = load(tools, scripted(GOOD), "--requests", "3", "--expect-status", "429")
+    assert (code, said["requests"], said["error_status"]) == (1, 0, 3)
+
+
+@pytest.fixture
+def tls(tools, tmp_path) -> Iterator[tuple[int, str]]:
+    """A provider that speaks TLS: its port, and the authority that vouches for it."""
+    features = subprocess.run([tools / "load", "--features"], capture_output=True, check=True)
+    if b"tls" not in features.stdout:
+        pytest.skip("the bench tools were built without OpenSSL")
+    authority = Authority(tmp_path)
+    chain, key = authority.issue("provider")
+    command = [str(tools / "upstream"), "--chunks", str(CHUNKS), "--max-seconds", "60"]
+    command += ["--tls-cert", chain, "--tls-key", key]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield json.loads(process.stdout.readline())["port"], authority.file
+        finally:
+            process.terminate()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_tls_carries_the_same_answers(tools, tls, tmp_path, stream, size):
+    """Requests of one record and of many, whole answers and paced streams, over 8 connections."""
+    port, authority = tls
+    body = body_file(tmp_path, stream=stream, chunk_delay_us=100, metadata={"filler": "x" * size})
+    options = ["--requests", "200", "--connections", "8", "--body", body, "--tls-ca", authority]
+    options += ["--stream", "--expect-events", str(CHUNKS + 1)] if stream else []
+    code, said = load(tools, port, *options)
+    assert (code, said["requests"], said["errors"], said["connects"]) == (0, 200, 0, 8)
+
+
+def test_a_stranger_is_not_driven_over_tls(tools, tls, tmp_path):
+    """A certificate of another authority ends the connection before the key is sent."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    code, said = load(tools, tls[0], "--requests", "1", "--tls-ca", Authority(folder).file)
+    assert (code, said["requests"]) == (1, 0)
+
+
+def test_a_held_stream_falls_silent_after_one_event(upstream, tmp_path):
+    """What a memory figure of idle streams needs: begun, and not ended."""
+    _, port = upstream
+    body = b'{"stream": true, "hold": true}'
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as peer:
+        peer.sendall(head + body)
+        seen = b""
+        while seen.count(b"data: ") < 1 or not seen.endswith(b"\r\n"):
+            seen += peer.recv(65536)
+        peer.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            peer.recv(1)
+    assert seen.count(b"data: ") == 1
 
 
 def test_silence_ends_the_run(tools, scripted):

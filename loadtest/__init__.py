@@ -1,0 +1,1 @@
+"""Load as clients make it: `make loadtest`; README.md says what there is."""
