@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import shutil
 import socket
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -23,7 +25,7 @@ from fastgw.domain import UsageRecord
 from fastgw.storage import migrate
 from tests import servers
 from tests.answers import Answer, Answers
-from tests.processes import Gateway
+from tests.processes import Gateway, Mock
 
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "one two three"}]
@@ -58,6 +60,10 @@ class Bed:
         """Ask once on a connection of its own."""
         return await ask(self.address, self.request(model, **fields))
 
+    async def get(self, path: str) -> Seen:
+        """Ask for a path on a connection of its own."""
+        return await ask(self.address, get_request(path))
+
     async def records(self, least: int) -> list[UsageRecord]:
         """Give the usage records once there are so many."""
         return await asyncio.to_thread(self.gateway.records, least, 60)
@@ -91,6 +97,17 @@ async def serving(config: dict[str, Any], *, engine: str = "sqlite") -> AsyncIte
             status = await asyncio.to_thread(gateway.stop)
         assert status == 0, gateway.text
         assert "Traceback" not in gateway.text, gateway.text
+
+
+@asynccontextmanager
+async def mocking(*options: str) -> AsyncIterator[Mock]:
+    """Run the mock provider as a process."""
+    with tempfile.TemporaryDirectory(prefix="fastgw-mock-") as folder:
+        mock = await asyncio.to_thread(Mock, Path(folder), *options)
+        try:
+            yield mock
+        finally:
+            await asyncio.to_thread(mock.stop)
 
 
 def _make_store(engine: str, folder: Path, stack: ExitStack) -> str:
@@ -159,7 +176,11 @@ async def ask(
 
 
 async def read_answer(
-    reader: asyncio.StreamReader, started: float, *, patience: float = PATIENCE_S, gaps: bool = False
+    reader: asyncio.StreamReader,
+    started: float,
+    *,
+    patience: float = PATIENCE_S,
+    gaps: bool = False,
 ) -> Seen:
     """Read one answer; the request was sent at `started`."""
     answers = Answers()
@@ -193,12 +214,46 @@ async def read_answer(
     return seen
 
 
-async def health(bed: Bed) -> dict[str, Any]:
-    """Give what `/health` says."""
-    request = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
-    seen = await ask(bed.address, request)
-    found: dict[str, Any] = json.loads(seen.body)
-    return found
+def get_request(path: str) -> bytes:
+    """Give the bytes of a request for a path."""
+    return f"GET {path} HTTP/1.1\r\nhost: gateway.test\r\n\r\n".encode()
+
+
+class Caller:
+    """A client that keeps its connection, as the official ones do, and dials again when it must."""
+
+    def __init__(self, address: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
+        self._address = address
+        self._tls = tls
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self.dials = 0
+
+    async def ask(self, request: bytes, *, patience: float = PATIENCE_S) -> Seen:
+        """Send one request; a connection that ends with its answer is left."""
+        started = time.monotonic()
+        if self._streams is None:
+            try:
+                self._streams = await asyncio.open_connection(*self._address, ssl=self._tls)
+            except OSError as exc:
+                return Seen(None, ending="refused", fault=str(exc))
+            self.dials += 1
+            nodelay(self._streams[1])
+        reader, writer = self._streams
+        writer.write(request)
+        seen = await read_answer(reader, started, patience=patience)
+        if not seen.whole or seen.answer is None or seen.answer.closes:
+            self.leave()
+        return seen
+
+    async def get(self, path: str) -> Seen:
+        """Ask for a path."""
+        return await self.ask(get_request(path))
+
+    def leave(self) -> None:
+        """Drop the connection."""
+        if self._streams is not None:
+            self._streams[1].transport.abort()
+            self._streams = None
 
 
 def nodelay(writer: asyncio.StreamWriter) -> None:
@@ -224,6 +279,13 @@ def resident_kib(pid: int) -> int:
         for line in rollup.splitlines()
         if line.startswith(("Private_Clean", "Private_Dirty"))
     )
+
+
+def lift_descriptors() -> int:
+    """Let this process open as many files as it may; give how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def descriptors(pid: int) -> int:

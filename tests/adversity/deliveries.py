@@ -32,7 +32,11 @@ SHORT = Form(words=12)
 
 def bodies(words: int) -> dict[str, bytes]:
     """Give bodies that are easily cut in a wrong place."""
-    plain = {"id": "c", "choices": [{"message": {"content": "größer 👩‍👩‍👧"}}], "usage": stream.USAGE}
+    plain = {
+        "id": "c",
+        "choices": [{"message": {"content": "größer 👩‍👩‍👧"}}],
+        "usage": stream.USAGE,
+    }
     reported = stream.event("last", usage=stream.USAGE)
     return {
         "usual": b"".join(stream.events(words, size=9)),
