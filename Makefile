@@ -7,11 +7,12 @@ BIN = $(VENV)/bin
 BOOTSTRAP = @sh scripts/bootstrap --venv $(VENV)
 ARGS =
 
-.PHONY: help run test smoke lint fmt bench compare lock image-check clean
+.PHONY: help run test adversity smoke lint fmt bench compare lock image-check clean
 
 help:
 	@echo 'make run          install, then serve the demo and print a curl that works as pasted'
 	@echo 'make test         the whole test suite against real PostgreSQL and Redis'
+	@echo 'make adversity    the long campaign of attacks, faults and load; hours'
 	@echo 'make smoke        wheel, clean environment, server, two requests, the usage record'
 	@echo 'make lint         ruff, mypy, import order, cython-lint'
 	@echo 'make fmt          put the code into its format'
@@ -28,6 +29,15 @@ run:
 test:
 	$(BOOTSTRAP) run test
 	$(BIN)/python -m pytest -n 2 --benchmark-disable $(ARGS)
+
+# ARGS=--short runs every script as `make test` does.
+ADVERSITY = dying_provider deliveries relay_fidelity broken_answers drain reloads killed_worker \
+	slow_readers idle_streams mutated_requests fuzz soak
+adversity:
+	$(BOOTSTRAP) run test fuzz
+	@failed=; for name in $(ADVERSITY); do \
+		$(BIN)/python -m tests.adversity.$$name $(ARGS) || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 smoke:
 	$(BOOTSTRAP) run test
@@ -57,12 +67,16 @@ compare:
 # test and lint are held to what run and build chose, so that one environment can hold them all.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --annotation-style line --custom-compile-command 'make lock' $(ARGS)
+CLIENTS = tests/contract/clients
 lock:
 	$(BOOTSTRAP) lock
 	$(COMPILE) --group build -o requirements/build.lock
 	$(COMPILE) --group lock -o requirements/lock.lock
 	$(COMPILE) pyproject.toml -o requirements/run.lock
 	$(COMPILE) pyproject.toml --group test -c requirements/run.lock -o requirements/test.lock
+	$(COMPILE) --group fuzz -o requirements/fuzz.lock
+	for name in openai-1 anthropic-0 current; do $(COMPILE) $(CLIENTS)/$$name.in \
+		-o $(CLIENTS)/$$name.lock || exit 1; done
 	$(COMPILE) --group lint -c requirements/run.lock -c requirements/build.lock \
 		-o requirements/lint.lock
 

@@ -16,7 +16,7 @@ from tests.adversity.verdict import Verdict, main
 from tests.scripted import Play, Scripted, Step
 
 SIZES = (1, 2, 1500, 1 << 20)
-JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+JSON_HEAD = stream.HEAD.replace(b"text/event-stream; charset=utf-8", b"application/json")
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,7 @@ def scripts(words: int) -> dict[str, Sequence[Step]]:
     """Give a script for each body and each way to cut it."""
     found: dict[str, Sequence[Step]] = {}
     for (name, body), chunks, segments in itertools.product(bodies(words).items(), SIZES, SIZES):
-        if name == "json":
-            head = JSON_HEAD + b"transfer-encoding: chunked\r\n\r\n"
-        else:
-            head = stream.HEAD
+        head = JSON_HEAD if name == "json" else stream.HEAD
         wire = head + stream.framed(cut(body, chunks))
         found[f"{name}.{chunks}.{segments}"] = cut(wire, segments)
     return found
@@ -70,15 +67,17 @@ async def run(form: Form) -> Verdict:
     verdict = Verdict("S-3 deliveries")
     chosen = scripts(form.words)
     seen: dict[str, bytes] = {}
-    async with Scripted([Play(chosen)]) as scripted:
-        async with serving({"providers": [provider(scripted.url + "/v1")]}) as bed:
-            for model in chosen:
-                streams = not model.startswith("json")
-                options = {"stream_options": {"include_usage": True}} if streams else {}
-                got = await bed.chat(f"p/{model}", stream=streams, **options)
-                verdict.require(got.whole, f"{model}: {got.ending} {got.fault}")
-                seen[model] = got.body
-            records = await bed.records(len(chosen))
+    async with (
+        Scripted([Play(chosen)]) as scripted,
+        serving({"providers": [provider(scripted.url + "/v1")]}) as bed,
+    ):
+        for model in chosen:
+            streams = not model.startswith("json")
+            options = {"stream_options": {"include_usage": True}} if streams else {}
+            got = await bed.chat(f"p/{model}", stream=streams, **options)
+            verdict.require(got.whole, f"{model}: {got.ending} {got.fault}")
+            seen[model] = got.body
+        records = await bed.records(len(chosen))
     used: dict[str, set[tuple[int, int, str]]] = {}
     for record in records:
         name = record.requested_model.split("/")[1].split(".")[0]

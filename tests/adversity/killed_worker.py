@@ -1,4 +1,4 @@
-"""H-14: kill -9 of one of four workers under load costs its own requests in flight, nothing more."""
+"""H-14: kill -9 of one of four workers under load costs its requests in flight, no more."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.adversity.bed import Bed, Caller, Seen, mocking, provider, quantile, serving
 from tests.adversity.verdict import Verdict, main
@@ -136,16 +137,15 @@ async def worker_pid(bed: Bed, number: int) -> int:
 def peers(pid: int, port: int) -> set[int]:
     """Give the remote ports of a process's connections on a local port."""
     inodes = set()
-    for entry in os.scandir(f"/proc/{pid}/fd"):
-        link = os.readlink(entry.path)
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        link = str(entry.readlink())
         if link.startswith("socket:["):
             inodes.add(link[8:-1])
     found = set()
-    with open(f"/proc/{pid}/net/tcp") as table:
-        for line in list(table)[1:]:
-            fields = line.split()
-            if fields[9] in inodes and int(fields[1].split(":")[1], 16) == port:
-                found.add(int(fields[2].split(":")[1], 16))
+    for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[9] in inodes and int(fields[1].split(":")[1], 16) == port:
+            found.add(int(fields[2].split(":")[1], 16))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Requests bent out of shape: flipped bytes, moved headers, cuts, joins. Pure; one seed, one result."""
+"""Requests bent out of shape: flipped bytes, moved headers, cuts, joins. Pure and repeatable."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tests.contract.clientele import PLACEHOLDER
@@ -68,7 +69,7 @@ def mutant(sources: Sequence[bytes], seed: int, number: int) -> Mutant:
 def _cut(data: bytes, draw: random.Random) -> list[bytes]:
     places = sorted(draw.randrange(len(data) + 1) for _ in range(draw.choice((0, 0, 0, 1, 2, 5))))
     edges = [0, *places, len(data)]
-    pieces = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [data[a:b] for a, b in pairwise(edges)]
     return [piece for piece in pieces if piece] or [b"\r\n"]
 
 

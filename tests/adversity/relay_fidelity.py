@@ -50,13 +50,15 @@ async def run(form: Form) -> Verdict:
             ended = stream.event("a") + usage + stream.DONE + body
             wanted[mixed] = stream.event("a") + stream.DONE + body
             scripts[mixed] = cut(stream.HEAD + stream.framed(cut(ended, max(size, 16))), size)
-    async with Scripted([Play(scripts)]) as scripted:
-        async with serving({"providers": [provider(scripted.url + "/v1")]}) as bed:
-            for model, body in wanted.items():
-                got = await bed.chat(f"p/{model}", stream=True)
-                verdict.require(got.whole, f"{model}: {got.status} {got.ending} {got.fault}")
-                verdict.require(got.body == body, f"{model}: {got.body!r}, not {body!r}")
-            records = await bed.records(len(wanted))
+    async with (
+        Scripted([Play(scripts)]) as scripted,
+        serving({"providers": [provider(scripted.url + "/v1")]}) as bed,
+    ):
+        for model, body in wanted.items():
+            got = await bed.chat(f"p/{model}", stream=True)
+            verdict.require(got.whole, f"{model}: {got.status} {got.ending} {got.fault}")
+            verdict.require(got.body == body, f"{model}: {got.body!r}, not {body!r}")
+        records = await bed.records(len(wanted))
     verdict.require(len(records) == len(wanted), f"{len(records)} records of {len(wanted)}")
     verdict.figure = f"{len(wanted)} streams, byte for byte"
     return verdict

@@ -42,8 +42,8 @@ def text_of(body: bytes) -> str:
         data = part.removeprefix(b"data: ")
         if part in {b"", b"data: [DONE]"}:
             continue
-        for choice in json.loads(data).get("choices", ()):
-            told.append(choice["delta"].get("content", ""))
+        choices = json.loads(data).get("choices", ())
+        told += [choice["delta"].get("content", "") for choice in choices]
     return "".join(told)
 
 

@@ -1,8 +1,8 @@
 """What a campaign script says at its end, and how it is run by hand.
 
-A script has a `Form` for the campaign (`LONG`) and one for the test suite (`SHORT`), and a coroutine
-`run(form)` that gives a `Verdict`. Problems are facts; what was late is judged by the script alone,
-for a test suite shares its machine and may not judge time.
+A script has a `Form` for the campaign (`LONG`) and one for the test suite (`SHORT`), and a
+coroutine `run(form)` that gives a `Verdict`. Problems are facts; what was late is judged by the
+script alone, for a test suite shares its machine and may not judge time.
 """
 
 from __future__ import annotations
