@@ -8,9 +8,11 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 SOURCES = [
-    *sorted(Path("fastgw/_ext").glob("*.pyx")),
-    *(types.with_suffix(".py") for types in sorted(Path("fastgw/upstream").glob("*.pxd"))),
+    source
+    for types in sorted(Path("fastgw").glob("*/*.pxd"))
+    for source in (types.with_suffix(".pyx"), types.with_suffix(".py"))
 ]
+"""One text each: `.pyx` where there is no other form, `.py` where it serves uncompiled as well."""
 
 
 def extensions() -> list[Extension]:

@@ -120,6 +120,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     client_tags: tuple[str, ...] = ()
     """Names of tags the caller may set."""
+    allowed_ips: tuple[str, ...] = ()
+    """Addresses and networks (CIDR) it may be used from; empty allows all."""
     user_id: str | None = None
     team_id: str | None = None
     org_id: str | None = None
@@ -174,7 +176,7 @@ class Alias(msgspec.Struct, frozen=True, kw_only=True):
     billing_key_id: str | None = None
 
 
-class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
+class UsageRecord(msgspec.Struct, frozen=True):
     """What is written down of one exchange; field names are the contract's.
 
     `id` is ours and unique; `request_id` is the client's label. Money is nano-dollars, times are

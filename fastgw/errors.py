@@ -57,6 +57,14 @@ class InvalidRequest(ClientError):
     """A field is missing, of the wrong type or out of range."""
 
 
+class InvalidHTTP(ClientError):
+    """The request is malformed or too large HTTP, or asks for HTTP that is not spoken here."""
+
+    def __init__(self, message: str, *, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class InvalidJSON(ClientError):
     """The body is not one complete JSON object."""
 
@@ -89,6 +97,13 @@ class ModelNotAllowed(ClientError):
 
     status = 403
     code = "model_not_allowed"
+
+
+class IPNotAllowed(ClientError):
+    """The key may not be used from this address."""
+
+    status = 403
+    code = "ip_not_allowed"
 
 
 class NotAllowed(ClientError):
@@ -157,6 +172,29 @@ class TooManyAttempts(ClientError):
 
     status = 429
     code = "too_many_attempts"
+    retryable = True
+
+
+class RateLimited(ClientError):
+    """A limit is reached; the message names it."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    retryable = True
+
+
+class InsufficientQuota(ClientError):
+    """What was spent leaves a budget no room for this request."""
+
+    status = 429
+    code = "insufficient_quota"
+
+
+class BudgetReserved(ClientError):
+    """Only reservations of requests under way leave a budget no room."""
+
+    status = 429
+    code = "budget_reserved"
     retryable = True
 
 

@@ -258,12 +258,7 @@ class Metrics:
         owner: tuple[str, ...] | None = None,
     ) -> None:
         """Count one exchange that has ended. Without an `owner` its labels are empty."""
-        key = (endpoint, provider, model, status, code, owner)
-        cells = self._bundles.get(key)
-        if cells is None:
-            cells = self._bundle(endpoint, provider, model, status, code, owner)
-            if len(self._bundles) < _MOST_BUNDLES:
-                self._bundles[key] = cells
+        cells = self.cells(endpoint, provider, model, status, code, owner)
         cells.requests.add(1)
         cells.duration.observe(seconds)
         if upstream_seconds is not None:
@@ -285,6 +280,24 @@ class Metrics:
         if cost_nano:
             cells.cost_nano.add(cost_nano)
 
+    def cells(
+        self,
+        endpoint: str,
+        provider: str,
+        model: str,
+        status: int,
+        code: str,
+        owner: tuple[str, ...] | None = None,
+    ) -> Cells:
+        """Give all cells that exchanges with these labels count in; the same ones each time."""
+        key = (endpoint, provider, model, status, code, owner)
+        cells = self._bundles.get(key)
+        if cells is None:
+            cells = self._bundle(*key)
+            if len(self._bundles) < _MOST_BUNDLES:
+                self._bundles[key] = cells
+        return cells
+
     def _bundle(
         self,
         endpoint: str,
@@ -294,7 +307,6 @@ class Metrics:
         code: str,
         given: tuple[str, ...] | None,
     ) -> Cells:
-        """Give all cells that exchanges with these labels count in."""
         owner = given if given is not None else ("",) * len(self._owner)
 
         def tokens(kind: str) -> Counter:

@@ -10,7 +10,9 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-MODULES: Final = ("scan", "sse", "estimate", "ids", "http1", "counters")
+MODULES: Final = (
+    "scan", "sse", "estimate", "ids", "http1", "request", "counters", "usage", "limits",
+)  # fmt: skip
 """`_NAME.pyx` is the compiled module, `pure/NAME.py` its twin."""
 
 if TYPE_CHECKING:
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
     from fastgw._ext import _estimate as estimate
     from fastgw._ext import _http1 as http1
     from fastgw._ext import _ids as ids
+    from fastgw._ext import _limits as limits
+    from fastgw._ext import _request as request
     from fastgw._ext import _scan as scan
     from fastgw._ext import _sse as sse
+    from fastgw._ext import _usage as usage
 
 BUILD: str
 """Which build runs: "compiled" or "pure"."""
@@ -40,4 +45,7 @@ else:
         _bind("fastgw._ext.pure.{}")
         BUILD = "pure"
 
-__all__ = ["BUILD", "MODULES", "counters", "estimate", "http1", "ids", "scan", "sse"]
+__all__ = [
+    "BUILD", "MODULES", "counters", "estimate", "http1", "ids", "limits", "request", "scan", "sse",
+    "usage",
+]  # fmt: skip

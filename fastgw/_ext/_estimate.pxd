@@ -1,5 +1,10 @@
 """What other compiled modules may use of the token estimator."""
 
+cimport cython
+
+cdef enum:
+    RATIOS = 64
+
 cdef struct Meter:
     unsigned long long units  # hundredths of a token, closed runs only
     Py_ssize_t run
@@ -17,3 +22,18 @@ cdef void meter_json(
 cdef void meter_close(Meter *meter) noexcept nogil
 
 cdef unsigned long long meter_tokens(const Meter *meter) noexcept nogil
+
+
+@cython.final
+cdef class Family:
+    """How far the estimates of one model family are off, learnt from what providers report."""
+
+    cdef unsigned int counts[RATIOS]
+    cdef unsigned int total
+    cdef long long ratio
+
+    cpdef void observe(self, long long estimated, long long actual) noexcept
+    cpdef long long correct(self, long long estimated) noexcept
+
+# `prompt` without objects.
+cdef unsigned long long prompt_tokens(const unsigned char *at, Py_ssize_t size) noexcept

@@ -6,7 +6,8 @@ at letters; so the length of each such run tells most of its cost. One pass, no 
 bytes only.
 """
 
-from libc.string cimport memchr, memcmp
+cimport cython
+from libc.string cimport memchr, memcmp, memset
 
 from fastgw._ext._scan cimport (
     MAX_DEPTH,
@@ -281,8 +282,11 @@ def prompt(bytes body not None):
     Data URLs and other binary members count nothing: what an image or a file costs is not told by
     its bytes. Never raises: of a body that is not JSON, or over 100 deep, what was read counts.
     """
-    cdef const unsigned char *at = body
-    cdef const unsigned char *end = at + len(body)
+    return prompt_tokens(body, len(body))
+
+
+cdef unsigned long long prompt_tokens(const unsigned char *at, Py_ssize_t size) noexcept:
+    cdef const unsigned char *end = at + size
     cdef const unsigned char *start
     cdef unsigned char byte
     cdef Walk walk
@@ -325,3 +329,52 @@ def prompt(bytes body not None):
                 at += 1
         at += 1
     return meter_tokens(&walk.meter)
+
+
+# -- correction ---------------------------------------------------------------------------------
+
+cdef long long RATIO[RATIOS]
+cdef long long WHOLE = weights.RATIO_WHOLE
+cdef unsigned int RATIO_MOST = weights.RATIO_MOST
+cdef long long RATIO_LEAST = weights.RATIO_LEAST
+cdef int RATIO_FIRST = weights.RATIO_FIRST
+cdef long long RATIO_RANGE = weights.RATIO_RANGE
+
+assert len(weights.RATIOS) == RATIOS
+for _index, _edge in enumerate(weights.RATIOS):
+    RATIO[_index] = _edge
+
+
+@cython.final
+cdef class Family:
+    def __cinit__(self):
+        memset(self.counts, 0, sizeof(self.counts))
+        self.counts[RATIO_FIRST] = self.total = 1
+        self.ratio = RATIO[RATIO_FIRST]
+
+    cpdef void observe(self, long long estimated, long long actual) noexcept:
+        """Learn from one prompt: what was estimated, what the provider counted."""
+        cdef int bucket = 0
+        cdef unsigned int above = 0
+        if estimated < RATIO_LEAST or actual < 1:
+            return
+        estimated = min(estimated, RATIO_RANGE)
+        actual = min(actual, RATIO_RANGE)
+        while bucket < RATIOS - 1 and actual * WHOLE > estimated * RATIO[bucket]:
+            bucket += 1
+        self.counts[bucket] += 1
+        self.total += 1
+        if self.total > RATIO_MOST:
+            self.total = 0
+            for bucket in range(RATIOS):
+                self.counts[bucket] >>= 1
+                self.total += self.counts[bucket]
+        bucket = RATIOS - 1
+        while above + self.counts[bucket] <= self.total // 1000:
+            above += self.counts[bucket]
+            bucket -= 1
+        self.ratio = RATIO[bucket]
+
+    cpdef long long correct(self, long long estimated) noexcept:
+        """Give how many tokens the prompt has at most, 999 times in 1,000."""
+        return (max(0, min(estimated, RATIO_RANGE)) * self.ratio + WHOLE - 1) // WHOLE

@@ -12,9 +12,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
+from fastgw._ext.trailers import accepts
+
 MAX_HEAD = 65536
 MAX_FIELDS = 100
 MAX_EXTENSION = 256
+MAX_EXTENSIONS = 16384
 MAX_SIZE_DIGITS = 15
 MAX_LENGTH_DIGITS = 18
 
@@ -22,6 +25,8 @@ cdef enum:
     HEAD_BYTES = 65536
     FIELDS = 100
     EXTENSION_BYTES = 256
+    EXTENSIONS_BYTES = 16384
+    TRAILER_BYTES = 8192
     SIZE_DIGITS = 15
     LENGTH_DIGITS = 18
     NAME_BYTES = 256
@@ -43,6 +48,7 @@ cdef enum:
     DATA_LF
     END_CR
     END_LF
+    TRAILER
     DONE
     BROKEN
 
@@ -99,8 +105,50 @@ cdef class Head:
         """Give the fields as (name, value) in order."""
         if self.pairs is None:
             self.pairs = list_fields(self.source)
-            self.source = None
         return self.pairs
+
+    @property
+    def content_type(self):
+        """Give the last Content-Type, b"" without one."""
+        if self.type_end == 0:
+            return b""
+        return self.source[self.type_start : self.type_end]
+
+    cpdef bytes relabel(self, object labels):
+        """Give the fields as lines that begin with `labels[name]`, without those that map to b"".
+
+        Content-Type is left out: it is for the caller to decide.
+        """
+        cdef const uint8_t* first = <const uint8_t*>PyBytes_AS_STRING(self.source)
+        cdef const uint8_t* p = first
+        cdef const uint8_t* last = first + self.size
+        cdef const uint8_t* end
+        cdef uint8_t[NAME_BYTES] lower
+        cdef uint32_t mix
+        cdef Py_ssize_t n
+        cdef bytes name, label
+        cdef list lines = []
+        while True:
+            p = <const uint8_t*>memchr(p, 10, last - p) + 1
+            if p[0] == 13:
+                break
+            mix = 2166136261
+            n = 0
+            while p[n] != 58:
+                lower[n] = LOWER[p[n]]
+                mix = (mix ^ lower[n]) * 16777619
+                n += 1
+            p += n + 1
+            end = <const uint8_t*>memchr(p, 13, last - p)
+            if n != 12 or memcmp(lower, b"content-type", 12) != 0:
+                name = known_name(lower, n, mix % NAMES)
+                label = labels[name]
+                if PyBytes_GET_SIZE(label):
+                    lines.append(label)
+                    lines.append(trimmed(p, end))
+                    lines.append(b"\r\n")
+            p = end
+        return b"".join(lines)
 
 
 cpdef Head parse_head(bytes buf):
@@ -130,7 +178,7 @@ cpdef Head parse_head(bytes buf):
         elif end - 1 is line:
             break
         else:
-            connection |= read_field(head, line, end - 1)
+            connection |= read_field(head, first, line, end - 1)
         line = end + 1
     if head.chunked and head.length >= 0:
         raise BadHead("both Content-Length and Transfer-Encoding")
@@ -159,7 +207,9 @@ cdef int read_status_line(Head head, const uint8_t* p, const uint8_t* end) excep
     return 0
 
 
-cdef int read_field(Head head, const uint8_t* p, const uint8_t* end) except -1:
+cdef int read_field(
+    Head head, const uint8_t* first, const uint8_t* p, const uint8_t* end
+) except -1:
     """Check one field; give 1 for a connection option `close`, 2 for `keep-alive`, both as 3."""
     cdef const uint8_t* name = p
     cdef Py_ssize_t n = 0
@@ -171,11 +221,15 @@ cdef int read_field(Head head, const uint8_t* p, const uint8_t* end) except -1:
     if head.fields == FIELDS:
         raise BadHead("more than 100 header fields")
     head.fields += 1
-    if n != 10 and n != 14 and n != 17:
+    if n != 10 and n != 12 and n != 14 and n != 17:
         return 0
     p += n + 1
     trim(&p, &end)
-    if n == 10:
+    if n == 12:
+        if is_word(name, b"content-type", 12):
+            head.type_start = p - first
+            head.type_end = end - first
+    elif n == 10:
         if is_word(name, b"connection", 10):
             return connection_options(p, end)
         if is_word(name, b"keep-alive", 10):
@@ -246,7 +300,6 @@ cdef list list_fields(bytes source):
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(source)
     cdef const uint8_t* last = p + PyBytes_GET_SIZE(source)
     cdef const uint8_t* end
-    cdef const uint8_t* tail
     cdef uint8_t[NAME_BYTES] lower
     cdef uint32_t mix
     cdef Py_ssize_t n
@@ -263,13 +316,14 @@ cdef list list_fields(bytes source):
             n += 1
         p += n + 1
         end = <const uint8_t*>memchr(p, 13, last - p)
-        tail = end
-        trim(&p, &tail)
-        pairs.append((
-            known_name(lower, n, mix % NAMES),
-            PyBytes_FromStringAndSize(<const char*>p, tail - p),
-        ))
+        pairs.append((known_name(lower, n, mix % NAMES), trimmed(p, end)))
         p = end
+
+
+cdef bytes trimmed(const uint8_t* p, const uint8_t* end):
+    """Give a field's value without surrounding white space."""
+    trim(&p, &end)
+    return PyBytes_FromStringAndSize(<const char*>p, end - p)
 
 
 cdef inline void trim(const uint8_t** p, const uint8_t** end) noexcept:
@@ -331,20 +385,27 @@ cdef class Dechunker:
     """Takes the chunked framing off a body, or only checks it, however the bytes are cut.
 
     One object serves one body, through `feed` or through `check`. `done` is true once the last
-    chunk was seen; `excess` holds what came after it in `feed`.
+    chunk was seen; `excess` holds what came after it in `feed`. In the body of a
+    `request` trailers are passed over, else refused, and all extensions together are bounded.
     """
 
-    def __cinit__(self):
+    def __cinit__(self, bint request=False):
         self.state = SIZE
+        self.request = request
         self.excess = b""
 
     cpdef list feed(self, bytes data):
         """Give the payload in `data`; raises `BadChunk` when the framing is broken."""
         cdef list pieces = []
+        self.extended = self.state != SIZE or self.digits != 0
         cdef Py_ssize_t used = self.run(data, pieces)
         if used < PyBytes_GET_SIZE(data):
             self.excess += data[used:]
         return pieces
+
+    cpdef bint was_whole(self):
+        """Tell whether what was fed last was whole chunks without extensions, and not the last."""
+        return not self.extended and self.state == SIZE and self.digits == 0
 
     cpdef Py_ssize_t check(self, bytes data) except -1:
         """Give how many bytes of `data` belong to this body, framing included."""
@@ -380,7 +441,12 @@ cdef class Dechunker:
             self.extension += 1
             if self.extension > EXTENSION_BYTES:
                 self.refuse("a chunk extension is longer than 256 bytes")
+            self.extensions += self.request
+            if self.extensions > EXTENSIONS_BYTES:
+                self.refuse("the chunk extensions are longer than 16 KiB")
             return self.step_extension(byte)
+        if self.state == TRAILER or (self.request and self.state == END_CR and byte != 13):
+            return self.step_trailer(byte)
         if self.state == SIZE_LF and byte == 10:
             self.digits = self.extension = 0
             self.state = DATA if self.left else END_CR
@@ -410,6 +476,7 @@ cdef class Dechunker:
             return 0
         elif self.digits and byte == 59:
             self.state = EXTENSION
+            self.extended = True
             return 0
         else:
             return self.refuse("a chunk size is not a hexadecimal number")
@@ -452,6 +519,20 @@ cdef class Dechunker:
             self.state = QUOTED_END
         elif byte == 92:
             self.state = QUOTED_ESCAPE
+        return 0
+
+    cdef int step_trailer(self, int byte) except -1:
+        if self.state == END_CR:
+            self.state = TRAILER
+            self.line = bytearray()
+        self.line.append(byte)
+        self.trailed += 1
+        if self.trailed > TRAILER_BYTES:
+            self.refuse("the trailers are longer than 8 KiB")
+        if byte == 10:
+            if not accepts(bytes(self.line)):
+                self.refuse("a trailer that is malformed or not allowed")
+            self.state = END_CR
         return 0
 
     cdef int refuse(self, str why) except -1:

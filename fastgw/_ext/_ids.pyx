@@ -5,12 +5,9 @@ The twin is pure/ids.py. Unique, not secret: who knows one id can guess its neig
 may be shown to somebody only because its id was known.
 """
 
-cimport cython
-
 import os
 
 cdef enum:
-    SIZE = 26
     COUNTED = 8  # 62^8 ids before new random text is drawn
     LONGEST_PREFIX = 6  # leaves 12 random characters, 71 bits
 
@@ -27,14 +24,8 @@ def _note_fork():
 os.register_at_fork(after_in_child=_note_fork)
 
 
-@cython.final
 cdef class Source:
     """Makes ids of 26 url-safe characters: prefix, random text, counter."""
-
-    cdef char text[SIZE]
-    cdef unsigned char digit[SIZE]
-    cdef int prefix_size
-    cdef unsigned long forks
 
     def __init__(self, str prefix not None):
         cdef bytes raw = prefix.encode()
@@ -64,7 +55,7 @@ cdef class Source:
             self.digit[at] = 0
         return 0
 
-    def next(self):
+    cpdef str next(self):
         """Give an id that no call gave before, in this or another process."""
         if self.forks != forks:
             self.seed()

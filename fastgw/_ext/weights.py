@@ -126,3 +126,17 @@ SCHEMA_DEPTH = 4
 """The schema itself lies this deep: {"response_format": {"json_schema": {"schema": {...}}}}."""
 MESSAGE_DEPTH = 3
 """A message, a tool: {"messages": [{...}]}."""
+
+# -- correction ---------------------------------------------------------------------------------
+
+RATIO_WHOLE = 1024
+RATIOS = tuple(int(RATIO_WHOLE * 2 ** (step / 16 - 2)) for step in range(1, 65))
+"""Upper ends of the classes of actual / estimated, in 1/1024: a quarter to four, 16 an octave."""
+RATIO_FIRST = 37
+"""The class a family begins with, as if one prompt had been seen: 1.3 times the estimate."""
+RATIO_LEAST = 16
+"""Estimates below say nothing of the ratio: a provider's few constant tokens outweigh them."""
+RATIO_MOST = 4_096
+"""Prompts counted; past that all counts are halved, so that old ones fade."""
+RATIO_RANGE = 1 << 40
+"""Tokens; a report above is not believed."""

@@ -15,10 +15,10 @@ from types import MappingProxyType
 
 import msgspec
 
-from fastgw.catalog.cost import cost
+from fastgw.catalog.cost import cost, price_lines
 from fastgw.catalog.facts import CatalogError, ModelFacts
 
-__all__ = ["Catalog", "CatalogError", "ModelFacts", "cost", "load"]
+__all__ = ["Catalog", "CatalogError", "ModelFacts", "cost", "load", "price_lines"]
 
 DATED = (
     re.compile(r"[-@](20\d\d-[01]\d-[0-3]\d|20\d\d[01]\d[0-3]\d)(?=-v\d|$)"),

@@ -28,6 +28,8 @@ VERBS = {
     "providers": "Accounts with providers.",
     "models": "Models, their prices, and the catalogue.",
     "aliases": "Other names for models.",
+    "limits": "Ceilings on requests, tokens and concurrency.",
+    "budgets": "Ceilings on spend.",
     "usage": "What was used and what it cost.",
     "admins": "Accounts of the admin API.",
     "mock": "Run the mock provider.",

@@ -23,6 +23,10 @@ Models = Annotated[
     list[str] | None,
     typer.Option(metavar="A,B*", help="Models it may use, `*` is a wildcard; none: all."),
 ]
+Addresses = Annotated[
+    list[str] | None,
+    typer.Option("--allowed-ips", metavar="CIDR", help="Networks it may be used from; none: all."),
+]
 ClientTags = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="Tags that its caller may set.")
 ]
@@ -51,13 +55,14 @@ async def create(
     models: Models = None,
     tags: Tags = None,
     client_tags: ClientTags = None,
+    addresses: Addresses = None,
     expires_at: Annotated[
         str | None, typer.Option(metavar="TIME|30d", help="When it ends; UTC.")
     ] = None,
     priority: Priority = None,
 ) -> None:
     """Make a key and print it, this once."""
-    wanted = _given(name, models, tags, client_tags, expires_at, priority)
+    wanted = _given(name, models, tags, client_tags, addresses, expires_at, priority)
     store = await run.store()
     wanted.update(await _owners(store, user, team, org))
     key, secret = await keys.create(store, **wanted)
@@ -90,13 +95,14 @@ async def update(
     models: Models = None,
     tags: Tags = None,
     client_tags: ClientTags = None,
+    addresses: Addresses = None,
     expires_at: Annotated[
         str | None, typer.Option(metavar="TIME|30d|never", help="When it ends; UTC.")
     ] = None,
     priority: Priority = None,
 ) -> None:
     """Change a key. What is given replaces what was there; '' empties a list."""
-    changes = _given(name, models, tags, client_tags, expires_at, priority)
+    changes = _given(name, models, tags, client_tags, addresses, expires_at, priority)
     if enabled is not None:
         changes["enabled"] = enabled
     store = await run.store()
@@ -134,6 +140,7 @@ def _given(
     models: list[str] | None,
     tags: list[str] | None,
     client_tags: list[str] | None,
+    addresses: list[str] | None,
     expires_at: str | None,
     priority: int | None,
 ) -> dict[str, Any]:
@@ -149,6 +156,8 @@ def _given(
         result["client_tags"] = tuple(
             values.word(tag, "a tag's name") for tag in values.several(client_tags)
         )
+    if addresses is not None:
+        result["allowed_ips"] = tuple(values.networks(addresses))
     if expires_at is not None:
         result["expires_at"] = None if expires_at == NEVER else values.expiry_ms(expires_at)
     if priority is not None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from ipaddress import ip_network
 
 from typer import BadParameter
 
@@ -84,6 +85,17 @@ def several(given: Iterable[str] | None) -> list[str]:
 def patterns(given: Iterable[str] | None) -> list[str]:
     """Read model names and `*` patterns."""
     return [word(item, "a model name or pattern") for item in several(given)]
+
+
+def networks(given: Iterable[str] | None) -> list[str]:
+    """Read addresses and networks."""
+    found = []
+    for item in several(given):
+        try:
+            found.append(str(ip_network(item, strict=False)))
+        except ValueError:
+            raise BadParameter(f"{item!a} is no network; say 10.0.0.0/8 or 2001:db8::1") from None
+    return found
 
 
 def tags(given: Iterable[str] | None) -> dict[str, str]:

@@ -78,8 +78,14 @@ class Server(Section):
     tls: TLS | None = Field(None, description="serve HTTPS")
     max_body_bytes: Positive = Field(33554432, description="largest request body")
     header_timeout_s: Timeout = Field(10, description="a request's head must be there by then")
-    body_timeout_s: Timeout = Field(30, description="longest silence inside a request body")
+    body_timeout_s: Timeout = Field(
+        30, description="a request body ends by then, or brings 1 KiB a second on average"
+    )
     keepalive_timeout_s: Timeout = Field(75, description="idle client connections are closed")
+    write_timeout_s: Timeout = Field(30, description="a client takes some of its answer by then")
+    fast_lane: bool = Field(True, description="plain requests go past aiohttp")
+    max_connections: Positive = Field(20_000, description="client connections of a worker")
+    max_connections_per_address: Positive = Field(10_000, description="of these, from one address")
     drain_delay_s: Seconds = Field(
         0, description="on SIGTERM, time between /readyz 503 and refusing connections"
     )

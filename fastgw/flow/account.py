@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from fastgw import catalog
+from fastgw._ext import limits
 from fastgw.domain import Usage, UsageRecord
 from fastgw.errors import ClientGone
 from fastgw.flow.context import Context
@@ -14,12 +15,34 @@ _NOTHING = Usage()
 
 
 def count(exchange: Exchange) -> None:
-    """Fill in usage and cost from what is known so far. A price is that of the request's start."""
+    """Fill in usage and cost from what is known so far, and settle what was reserved.
+
+    A price is that of the request's start.
+    """
     usage, exchange.usage_source = _usage(exchange)
     exchange.usage = usage
     deployment = exchange.deployment
     if deployment is not None and deployment.price is not None:
         exchange.cost_nano = catalog.cost(usage, deployment.price)
+    elif usage is not _NOTHING:
+        exchange.cost_nano = exchange.flat_nano
+    if exchange.reservation is not None:
+        _settle(exchange, exchange.reservation)
+
+
+def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
+    usage, tariff = exchange.usage, exchange.tariff
+    assert usage is not None
+    now = limits.now_us()
+    if not exchange.sent:  # no provider was asked
+        reservation.release(now)
+        return
+    for index, meter in enumerate(reservation.guard.meters):
+        if meter.rule.scope == "provider" and meter.value not in {"", *exchange.asked}:
+            reservation.forgo(index, now)
+    reservation.settle(now, usage.input_tokens + usage.output_tokens, exchange.cost_nano or 0)
+    if tariff is not None and exchange.usage_source == "reported":
+        tariff.family.observe(exchange.prompt_estimate, usage.input_tokens)
 
 
 def _usage(exchange: Exchange) -> tuple[Usage, str]:
@@ -44,6 +67,9 @@ def account(exchange: Exchange, context: Context) -> None:
     if exchange.usage is None:
         count(exchange)
     _measure(exchange, context)
+    held, cost = exchange.reservation, exchange.cost_nano or 0
+    if held is not None and held.guard.wants_money and cost > held.nano:
+        context.metrics.overrun_nano.add(cost - held.nano)
     if exchange.principal is not None:
         context.record(make_record(exchange))
 

@@ -1,18 +1,19 @@
 """admit: may this request be served. Reads of the body what policy needs, and nothing else.
 
 Limits and budgets are checked and reserved here as well, all in one step; the estimate of the
-prompt that they need is made here.
+prompt that they need is made here. `account` settles what is reserved.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastgw._ext import estimate, scan
+from fastgw._ext import estimate, limits, scan
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange
+from fastgw.flow.exchange import Exchange, LoadSpend
+from fastgw.flow.limits import refusal
 from fastgw.wire import json
 
 POLICY_KEYS = frozenset(
@@ -36,7 +37,9 @@ POLICY_KEYS = frozenset(
 """Top-level keys that policy reads; each must occur once and unescaped, so that policy and the
 provider cannot read two different values."""
 
-_COUNTS = (b"max_tokens", b"max_completion_tokens", b"max_output_tokens", b"n", b"best_of")
+_MAXIMA = (b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
+_CHOICES = (b"n", b"best_of")
+_MOST_COUNT = 1 << 40
 _SCAN_MESSAGES = {
     "not_json": "the body is not valid JSON",
     "not_object": "the body must be one JSON object",
@@ -45,8 +48,11 @@ _SCAN_MESSAGES = {
 }
 
 
-def admit(exchange: Exchange, context: Context, body: bytes) -> None:
-    """Read the body's policy fields, resolve the model and check that the key may use it."""
+def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None:
+    """Read the body's policy fields, check that the key may use the model, and reserve.
+
+    Reserving comes last, so that what is refused for another reason holds nothing.
+    """
     principal = exchange.principal
     assert principal is not None
     exchange.body = body
@@ -58,14 +64,52 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> None:
     exchange.stream = _read_stream(exchange)
     if b"stream_options" in spans:
         _check_stream_options(exchange)
-    for key in _COUNTS:
-        if key in spans:
-            _check_count(exchange, key)
+    exchange.most_output = max([-1, *(_read_count(exchange, key, -1) for key in _MAXIMA)])
+    exchange.choices = max([1, *(_read_count(exchange, key, 1) for key in _CHOICES)])
     model, alias = context.directory.resolve(name, exchange.pinned)
     context.directory.permit(principal, name, model)
     exchange.model = model
     exchange.tags = _tags(exchange, principal, alias)
     exchange.prompt_estimate = estimate.prompt(body)
+    return _reserve(exchange, context)
+
+
+def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
+    """Take from every limit and budget that applies, or from none and refuse."""
+    if exchange.reservation is not None:  # the fast lane has reserved already
+        return None
+    principal, model, limiter = exchange.principal, exchange.model, context.limiter
+    assert principal is not None
+    assert model is not None
+    providers = dict.fromkeys(deployment.provider.name for deployment in model.deployments)
+    guard = limiter.guard(principal, model.name, providers, exchange.tags)
+    exchange.guard = guard
+    if not guard.meters:
+        return None
+    unread = tuple(m for m in guard.meters if isinstance(m, limits.Budget) and not m.loaded)
+    if unread:
+        return LoadSpend(unread)
+    tokens = nano = 0
+    if any(isinstance(meter, limits.Budget) and meter.hard for meter in guard.meters):
+        limiter.check_priced(model)
+    if guard.wants_tokens or guard.wants_money:
+        if guard.wants_money:
+            exchange.flat_nano = limiter.flat_nano
+        exchange.tariff = limiter.tariff(model, exchange.endpoint)
+        tokens, nano = exchange.tariff.amounts(
+            exchange.prompt_estimate,
+            len(exchange.body),
+            exchange.most_output,
+            exchange.choices,
+            exchange.stream,
+        )
+    now = limits.now_us()
+    exchange.reservation = guard.reserve(now, tokens, nano)
+    if exchange.reservation is None:
+        error = refusal(guard, now, tokens, nano, context.metrics)
+        assert error is not None, "a guard that reserves nothing has a meter that refuses"
+        raise error
+    return None
 
 
 def _tags(exchange: Exchange, principal: Principal, alias: Alias | None) -> dict[str, str]:
@@ -124,8 +168,11 @@ def _check_stream_options(exchange: Exchange) -> None:
         raise InvalidRequest("stream_options must be an object", param="stream_options")
 
 
-def _check_count(exchange: Exchange, key: bytes) -> None:
+def _read_count(exchange: Exchange, key: bytes, absent: int) -> int:
     value = _read(exchange, key)
-    if value is not None and (type(value) is not int or value < 0):
+    if value is None:
+        return absent
+    if type(value) is not int or value < 0:
         name = key.decode()
         raise InvalidRequest(f"{name} must be a whole number", param=name)
+    return min(value, _MOST_COUNT)

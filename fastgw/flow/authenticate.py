@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fastgw.domain import Principal, now_ms
-from fastgw.errors import ExpiredAPIKey, InvalidAPIKey
+from fastgw.errors import ExpiredAPIKey, InvalidAPIKey, IPNotAllowed
 from fastgw.flow.accept import KEY_HEADERS, find_key
+from fastgw.flow.addresses import client_of, is_within
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange, LoadKey
 from fastgw.wire import apikey
@@ -29,6 +30,8 @@ def authenticate(exchange: Exchange, context: Context) -> LoadKey | None:
     if principal is None:
         return LoadKey(exchange.digest)
     check(principal)
+    if principal.allowed_ips:
+        check_address(principal, client_of(exchange.peer, exchange.headers, context.proxies))
     exchange.principal = principal
     return None
 
@@ -50,3 +53,9 @@ def check(principal: Principal) -> None:
         raise InvalidAPIKey("this key is unknown or disabled")
     if principal.expires_at is not None and principal.expires_at <= now_ms():
         raise ExpiredAPIKey("this key has expired")
+
+
+def check_address(principal: Principal, address: str) -> None:
+    """Refuse a client that is not where the key may be used."""
+    if not is_within(address, principal.allowed_ips):
+        raise IPNotAllowed("this key may not be used from your address")

@@ -8,6 +8,8 @@ from fastgw._ext import ids
 from fastgw.domain import Secret, UsageRecord
 from fastgw.flow.directory import Directory
 from fastgw.flow.keys import KeyCache
+from fastgw.flow.limits import Limiter
+from fastgw.flow.plan import Plans
 from fastgw.metrics import Metrics
 from fastgw.wire import apikey
 
@@ -28,10 +30,20 @@ class Context:
         self.directory = directory
         self.metrics = metrics
         self.record = record
+        self.plans: Plans | None = None
+        """What the fast lane executes; None where there is no fast lane."""
+        self.limiter = Limiter()
+        self.proxies: tuple[str, ...] = ()
+        """Networks of proxies whose word on the client's address is taken."""
         self.anonymous: bytes | None = None
         """Digest of the key that serves clients which send none."""
         self.anonymous_remote = False
         """Whether it serves clients on other machines too."""
+
+    def swap(self, directory: Directory) -> None:
+        """Serve by another directory; what was made from the old one is out of date."""
+        old, self.directory = self.directory, directory
+        old.stamp.kill()
 
     def set_anonymous(self, key: Secret | None, *, remote: bool) -> None:
         """Say which key serves clients that send none, if any."""

@@ -16,6 +16,7 @@ import msgspec
 from fastgw import catalog
 from fastgw.domain import Alias, Deployment, Model, Price, Principal, Provider
 from fastgw.errors import ModelNotAllowed, ModelNotFound, NoDeploymentAvailable
+from fastgw.flow.stamp import Stamp
 from fastgw.providers import registry
 
 _MOST_VERDICTS = 1_000
@@ -68,6 +69,8 @@ class Directory:
         self.names = frozenset([*self.models, *self.listed])
         """Names of models, without aliases."""
         self._allowed: dict[tuple[str, ...], dict[str, bool]] = {}
+        self.stamp = Stamp()
+        """Dies when another directory takes this one's place."""
 
     def resolve(self, name: str, pinned: str | None = None) -> tuple[Model, Alias | None]:
         """Give the model behind a name a client sent, and the alias it went through, if any.

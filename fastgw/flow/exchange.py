@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from fastgw._ext import limits
 from fastgw.domain import Deployment, Model, Principal, Usage, now_ms
 from fastgw.errors import GatewayError
 
@@ -22,7 +23,13 @@ class LoadKey(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-Wait = LoadKey
+class LoadSpend(msgspec.Struct, frozen=True):
+    """Wait: what was spent of these budgets before must be read from the store."""
+
+    budgets: tuple[limits.Budget, ...]
+
+
+Wait = LoadKey | LoadSpend
 """What a stage may wait for."""
 
 
@@ -34,9 +41,11 @@ class Exchange:
     """
 
     __slots__ = (
+        "asked",
         "attempts",
         "body",
         "candidates",
+        "choices",
         "client_api",
         "cost_nano",
         "created_at",
@@ -46,9 +55,12 @@ class Exchange:
         "endpoint",
         "error",
         "first_content",
+        "flat_nano",
+        "guard",
         "headers",
         "id",
         "model",
+        "most_output",
         "peer",
         "pinned",
         "principal",
@@ -56,12 +68,14 @@ class Exchange:
         "provider_type",
         "request_id",
         "requested_model",
+        "reservation",
         "sent",
         "spans",
         "started",
         "status",
         "stream",
         "tags",
+        "tariff",
         "translator",
         "upstream_path",
         "usage",
@@ -87,7 +101,7 @@ class Exchange:
         self.started = time.monotonic_ns()
         self.digest = b""
         self.peer = ""
-        """The client's address, `unix` for a Unix socket; only known where somebody needs it."""
+        """The client's address, `unix` for a Unix socket."""
         # authenticate
         self.principal: Principal | None = None
         # admit
@@ -98,6 +112,14 @@ class Exchange:
         self.stream = False
         self.tags: dict[str, str] = {}
         self.prompt_estimate = 0
+        self.most_output = -1
+        """The maximum of output tokens the client asked for, -1 when it named none."""
+        self.choices = 1
+        self.tariff: limits.Tariff | None = None
+        self.guard: limits.Guard | None = None
+        self.reservation: limits.Reservation | None = None
+        self.flat_nano: int | None = None
+        """What it costs where nobody knows a price."""
         # route
         self.candidates: tuple[Deployment, ...] = ()
         # translate
@@ -105,6 +127,8 @@ class Exchange:
         self.provider_type: ProviderType | None = None
         self.translator: Translator | None = None
         self.attempts = 0
+        self.asked: list[str] = []
+        """Names of the providers that attempts went to."""
         # relay
         self.sent = 0
         self.first_content = 0

@@ -13,6 +13,7 @@ from typing import Protocol
 from fastgw._ext.board import Counter
 from fastgw.domain import Principal
 from fastgw.errors import InvalidAPIKey, StoreUnavailable
+from fastgw.flow.stamp import Freshness, Stamp
 
 _LOADS_PER_SECOND = 200
 """Look-ups of keys not in memory, a worker; a flood of made-up keys must not become a flood of
@@ -34,9 +35,12 @@ class KeyCache:
         self._known: OrderedDict[bytes, Principal] = OrderedDict()
         self._digests: dict[str, set[bytes]] = {}
         self._unknown: dict[bytes, float] = {}
-        self.configure(size=100_000, negative_ttl_s=5, max_stale_s=300)
+        self._stamps: dict[bytes, Stamp] = {}
+        self.freshness = Freshness()
+        """Until when principals may be used without asking the store."""
         self._clock = clock
         self._confirmed = clock()
+        self.configure(size=100_000, negative_ttl_s=5, max_stale_s=300)
         self._allowance = float(_LOADS_PER_SECOND)
         self._allowed_at = clock()
         self._hits = events["hit"]
@@ -49,6 +53,7 @@ class KeyCache:
         self._size = size
         self._negative_ttl_s = negative_ttl_s
         self._max_stale_s = max_stale_s
+        self.freshness.extend(self._confirmed + max_stale_s)
 
     def __len__(self) -> int:
         return len(self._known)
@@ -64,7 +69,7 @@ class KeyCache:
         """
         principal = self._known.get(digest)
         if principal is not None:
-            if self._clock() - self._confirmed > self._max_stale_s:
+            if self._clock() > self.freshness.until:
                 raise StoreUnavailable("keys cannot be checked right now", retry_after=1)
             self._known.move_to_end(digest)
             self._hits.add(1)
@@ -97,6 +102,8 @@ class KeyCache:
                 del self._unknown[next(iter(self._unknown))]
             self._unknown[digest] = self._clock() + self._negative_ttl_s
             return
+        if digest in self._known:
+            self._drop(digest)
         self._known[digest] = principal
         self._digests.setdefault(principal.key_id, set()).add(digest)
         while len(self._known) > self._size:
@@ -105,6 +112,16 @@ class KeyCache:
     def confirm(self) -> None:
         """Note that the store was asked just now and nothing remembered is out of date."""
         self._confirmed = self._clock()
+        self.freshness.extend(self._confirmed + self._max_stale_s)
+
+    def stamp(self, digest: bytes) -> Stamp | None:
+        """Give the stamp of a key in memory; it dies when the key is changed or forgotten."""
+        if digest not in self._known:
+            return None
+        stamp = self._stamps.get(digest)
+        if stamp is None:
+            stamp = self._stamps[digest] = Stamp()
+        return stamp
 
     def forget(self, key_id: str) -> None:
         """Drop one key, which was changed in the store; it may also be a new one."""
@@ -122,12 +139,18 @@ class KeyCache:
     def clear(self) -> None:
         """Drop everything."""
         self.epoch += 1
+        for stamp in self._stamps.values():
+            stamp.kill()
+        self._stamps.clear()
         self._known.clear()
         self._digests.clear()
         self._unknown.clear()
 
     def _drop(self, digest: bytes) -> None:
         principal = self._known.pop(digest)
+        stamp = self._stamps.pop(digest, None)
+        if stamp is not None:
+            stamp.kill()
         digests = self._digests[principal.key_id]
         digests.discard(digest)
         if not digests:

@@ -11,10 +11,12 @@ from contextlib import suppress
 from functools import cache
 
 from fastgw._ext import http1, scan
+from fastgw.domain import Deployment
 from fastgw.errors import GatewayError, UpstreamFault, UpstreamProtocolError
 from fastgw.flow.exchange import Exchange
 from fastgw.wire import json, openai
 
+SERVER = "fastgw"
 HELD = 256 * 1024
 """Bytes of an answer that is held until complete."""
 _KEPT = 32 * 1024 * 1024
@@ -26,6 +28,24 @@ _JSON = b"application/json"
 _RENAMED = (b"x-ratelimit-", b"x-request-id", b"request-id")
 """The provider's own labels move to `x-fastgw-upstream-…`: ours stand in their place."""
 _DROPPED = b""
+
+
+def visible(text: str) -> str:
+    """Give a text that can stand in a header field: what is not visible ASCII becomes `?`.
+
+    Clients choose model names; a line end in one must not end our line.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if " " <= c <= "~" else "?" for c in text)
+
+
+def signature(deployment: Deployment, attempts: int) -> bytes:
+    """Give the header lines that say who answered."""
+    return (
+        f"server: {SERVER}\r\nx-fastgw-provider: {deployment.provider.name}\r\n"
+        f"x-fastgw-model: {visible(deployment.model)}\r\nx-fastgw-attempts: {attempts}\r\n"
+    ).encode("ascii")
 
 
 class Labels(dict[bytes, bytes]):
@@ -79,22 +99,15 @@ class Answer:
         record = exchange.provider_type
         assert record is not None
         self.status = head.status
-        labels = labels_of(record.return_headers)
-        content_type = b""
-        lines = []
-        for name, value in head.headers:
-            if name == b"content-type":
-                content_type = value
-            elif label := labels[name]:
-                lines.append(b"%b%b\r\n" % (label, value))
-                if name == b"retry-after" and value.isdigit():
-                    self.retry_after = float(value)
         succeeded = 200 <= head.status < 300
+        content_type = head.content_type
         if not content_type:
             # RFC 9110 §8.3 leaves an unlabelled body to the recipient: it is what was asked for.
             content_type = _EVENTS if exchange.stream and succeeded else _JSON
-        lines.append(b"content-type: %b\r\n" % content_type)
-        self.fields = b"".join(lines)
+        lines = head.relabel(labels_of(record.return_headers))
+        self.fields = b"%bcontent-type: %b\r\n" % (lines, content_type)
+        if not succeeded:
+            self.retry_after = _retry_after(head)
         self.streams = succeeded and content_type.lower().startswith(_EVENTS)
         # Only the end of the connection would end this stream: it says nothing about completeness.
         self._closes = self.streams and head.length < 0 and not head.chunked
@@ -165,6 +178,13 @@ class Answer:
             ) from exc
         exchange.first_content = time.monotonic_ns()
         return out
+
+
+def _retry_after(head: http1.Head) -> float | None:
+    for name, value in head.headers:
+        if name == b"retry-after" and value.isdigit():
+            return float(value)
+    return None
 
 
 def error_event(error: GatewayError) -> bytes:

@@ -40,6 +40,7 @@ def translate(exchange: Exchange, deployment: Deployment) -> Request:
     exchange.deployment = deployment
     exchange.provider_type = record
     exchange.attempts += 1
+    exchange.asked.append(provider.name)
     make = record.translators.get(exchange.client_api)
     path = record.paths.get(exchange.endpoint)
     if make is None or path is None:

@@ -8,14 +8,16 @@ not ask for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 from fastgw._ext import scan, sse
 from fastgw.domain import Usage
 from fastgw.providers.record import Asked
-from fastgw.wire import json, openai
+from fastgw.wire import json, usage
 
 _USAGE = frozenset({b"usage"})
-_LARGEST_EVENT = 32 << 20
+LARGEST_EVENT = 32 << 20
 """Bytes; pictures travel as one event."""
 
 
@@ -33,7 +35,7 @@ class OpenAIRelay:
 
     def __init__(self, asked: Asked, *, asks_usage: bool) -> None:
         self._ask = asks_usage and asked.stream and not wants_usage(asked)
-        self._tap = sse.Tap(drop_usage=self._ask, limit=_LARGEST_EVENT)
+        self._tap = sse.Tap(drop_usage=self._ask, limit=LARGEST_EVENT)
         self._whole: bytes | None = None
         self._reported: tuple[int, int] | None = None
 
@@ -49,6 +51,13 @@ class OpenAIRelay:
     def data(self, data: bytes) -> bytes | None:
         """Pass whole events on, untouched."""
         return self._tap.feed(data)
+
+    def resume(self, tap: sse.Tap | None, whole: bytes | None) -> None:
+        """Take over an exchange whose answer has come already, through `tap` or whole."""
+        if tap is not None:
+            self._tap = tap
+        if whole is not None:
+            self.whole(whole)
 
     def finish(self) -> bytes:
         """Give the tail that never became an event."""
@@ -86,21 +95,26 @@ class OpenAIRelay:
             return self._usage_of(self._whole)
         if self._tap.usage is None:
             return None
-        event = json.loads(self._tap.usage)
-        # Groq puts it one level down (its API reference, "x_groq"), Responses into `response`.
-        for holder in (event, event.get("x_groq"), event.get("response")):
-            if isinstance(holder, dict) and holder.get("usage") is not None:
-                return openai.usage(holder["usage"])
-        return None
+        return usage.read_event(self._tap.usage)
 
     def _usage_of(self, body: bytes) -> Usage | None:
         if self._reported is None:
             return None
         start, end = self._reported
-        try:
-            return openai.usage(json.loads(body[start:end]))
-        except ValueError:  # JSON below the top level is not checked on the way
-            return None
+        return usage.read(body[start:end])
+
+
+class Facts(NamedTuple):
+    """What the fast lane must know to do what a relay does."""
+
+    asks_usage: bool
+
+
+def relay_facts(make: Any) -> Facts | None:
+    """Tell what a maker of translators makes, if it makes relays."""
+    if not isinstance(make, partial) or make.func is not OpenAIRelay:
+        return None
+    return Facts(**make.keywords)
 
 
 def splice(body: bytes, edits: list[tuple[int, int, bytes]]) -> Sequence[bytes]:

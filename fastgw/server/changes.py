@@ -20,6 +20,7 @@ _EVERY_S = 1.0
 
 _LISTED = frozenset({"providers", "models", "deployments", "fallbacks", "model_aliases"})
 """Tables the directory is made from."""
+_RULES = frozenset({"limits", "budgets"})
 _OWNERS: dict[str, Callable[[Principal], str | None]] = {
     "users": lambda principal: principal.user_id,
     "teams": lambda principal: principal.team_id,
@@ -28,16 +29,22 @@ _OWNERS: dict[str, Callable[[Principal], str | None]] = {
 
 
 class Changes:
-    """Keeps the key cache and the directory of this worker true to the store."""
+    """Keeps this worker's key cache, directory, limits and budgets true to the store."""
 
     def __init__(
-        self, store: Store, keys: KeyCache, refresh: Callable[[], Awaitable[None]]
+        self,
+        store: Store,
+        keys: KeyCache,
+        refresh: Callable[[], Awaitable[None]],
+        refresh_rules: Callable[[], Awaitable[None]],
     ) -> None:
         self._store = store
         self._keys = keys
         self._refresh = refresh
+        self._refresh_rules = refresh_rules
         self._version = -1
         self._stale = False
+        self._rules_stale = False
         self._wake = asyncio.Event()
         self.store_ok = True
         """Whether the store answered the last time it was asked."""
@@ -47,8 +54,8 @@ class Changes:
         self._version = await config_version.current(self._store)
 
     def demand(self) -> None:
-        """Have the directory read again now, or when the store is back."""
-        self._stale = True
+        """Have directory and rules read again now, or when the store is back."""
+        self._stale = self._rules_stale = True
         self._wake.set()
 
     async def run(self) -> None:
@@ -88,11 +95,18 @@ class Changes:
             except BaseException:
                 self._stale = True
                 raise
+        if self._rules_stale:
+            self._rules_stale = False
+            try:
+                await self._refresh_rules()
+            except BaseException:
+                self._rules_stale = True
+                raise
 
     def _forget(self, changes: list[tuple[int, str, str]] | None) -> None:
         if changes is None:  # too long ago: what changed is no longer known
             self._keys.clear()
-            self._stale = True
+            self._stale = self._rules_stale = True
             return
         for _, noun, object_id in changes:
             if noun == "api_keys":
@@ -102,3 +116,5 @@ class Changes:
                 self._keys.forget_where(lambda p, o=owner, i=object_id: o(p) == i)  # type: ignore[misc]
             elif noun in _LISTED:
                 self._stale = True
+            elif noun in _RULES:
+                self._rules_stale = True

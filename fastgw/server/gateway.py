@@ -8,9 +8,10 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -22,27 +23,34 @@ from fastgw._ext import counters
 from fastgw.admin import make_admin
 from fastgw.config import Settings
 from fastgw.domain import Principal, UsageRecord
-from fastgw.errors import GatewayError, InvalidAPIKey, StoreUnavailable
+from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailable
 from fastgw.events.writer import UsageWriter
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
-from fastgw.flow.exchange import LoadKey
+from fastgw.flow.exchange import LoadKey, LoadSpend, Wait
 from fastgw.flow.keys import KeyCache
 from fastgw.metrics import Collector, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
+from fastgw.server.door import Door
 from fastgw.server.http import GatewayServer, Handler, name_server
 from fastgw.server.jobs import Jobs
+from fastgw.server.lanes import make_fast_lane
 from fastgw.server.listen import BACKLOG
-from fastgw.server.routes import add_routes, hot_routes
+from fastgw.server.protocol import Patience
+from fastgw.server.routes import add_routes, fast_routes, hot_routes
 from fastgw.server.secrets import open_secrets
-from fastgw.server.snapshot import read_directory
+from fastgw.server.snapshot import read_directory, read_rules
+from fastgw.server.spend import Spend
 from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
 from fastgw.storage import open_store
 from fastgw.storage.sql import keys as key_rows
 from fastgw.storage.sql import usage as usage_rows
 from fastgw.upstream import Pool
+
+if TYPE_CHECKING:
+    from fastgw.server.fastlane import FastLane
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +69,7 @@ class Gateway:
         self._number = number
         self._stack = AsyncExitStack()
         self._loads: dict[bytes, asyncio.Task[Principal | None]] = {}
+        self.fast: FastLane | None = None
         self._servers: list[GatewayServer] = []
         self._listeners: list[asyncio.Server] = []
         self._draining = False
@@ -95,7 +104,7 @@ class Gateway:
         )
         self._registry.register(Collector(self._board))
         keys = KeyCache(time.monotonic, self.metrics.key_cache_events)
-        self._changes = Changes(self.store, keys, self.refresh)
+        self._changes = Changes(self.store, keys, self.refresh, self.refresh_rules)
         await self._changes.start()  # before anything is read that it will keep true
         self.context = Context(
             keys=keys,
@@ -103,18 +112,23 @@ class Gateway:
             metrics=self.metrics,
             record=self._record,
         )
+        self.context.limiter.replace(await read_rules(settings, self.store))
+        self._spend = Spend(self.store, self.context.limiter, lambda: self.context.directory)
         self._jobs = Jobs(self.store, settings)
-        self._apply_settings()
         self._pool = Pool(asyncio.get_running_loop())
         self._stack.push_async_callback(self._pool.close)
         self.lane = StandardLane(
             self.context,
             self._pool,
-            self.load_key,
+            self.load,
             max_body_bytes=settings.server.max_body_bytes,
-            body_timeout_s=settings.server.body_timeout_s,
         )
         await self._make_servers()
+        if settings.server.fast_lane:
+            self.fast = make_fast_lane(
+                self.context, self._pool, self._server, fast_routes(), self.door
+            )
+        self._apply_settings()
 
     async def _catch_up(self) -> None:
         """Write what an earlier process could not, and begin to follow the store."""
@@ -123,12 +137,15 @@ class Gateway:
         if loaded:
             log.info("spilled_usage_loaded", records=loaded)
         self._stack.push_async_callback(cancel, spawn(self._changes.run(), "changes"))
+        self._stack.push_async_callback(cancel, spawn(self._spend.run(), "spend"))
         if self._number == 0:
             self._stack.push_async_callback(cancel, spawn(self._jobs.run(), "jobs"))
 
     async def _make_servers(self) -> None:
         """Make the data plane's server, and the admin API's: the same one, or one of its own."""
         settings = self.settings
+        caps = settings.server
+        self.door = Door(caps.max_connections, caps.max_connections_per_address)
         admin = make_admin(self.store, self._secrets.jwt_secret)
         app = web.Application(client_max_size=settings.server.max_body_bytes)
         if settings.admin.listen is None:
@@ -145,11 +162,19 @@ class Gateway:
         runner = web.AppRunner(app, handle_signals=False, access_log=None)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
+        settings = self.settings.server
         server = GatewayServer(
             app,
             hot,
+            deadlines=self._pool.deadlines,
+            patience=Patience(
+                header_s=settings.header_timeout_s,
+                body_s=settings.body_timeout_s,
+                keepalive_s=settings.keepalive_timeout_s,
+                write_s=settings.write_timeout_s,
+            ),
+            door=self.door,
             auto_decompress=False,  # a compressed body is refused, by a header that is still there
-            keepalive_timeout=self.settings.server.keepalive_timeout_s,
         )
         self._servers.append(server)
         return server
@@ -160,10 +185,17 @@ class Gateway:
         context = server_context(tls) if tls is not None else None
         for number, sock in enumerate(sockets, 1):
             apart = self.settings.admin.listen is not None and number == len(sockets)
-            await self._accept(self._admin_server if apart else self._server, sock, context)
+            await self._accept(self._admin_server if apart else self._front, sock, context)
+
+    def _front(self) -> asyncio.Protocol:
+        """Make the protocol of a new client connection."""
+        return self._server() if self.fast is None else self.fast.make_front()
 
     async def _accept(
-        self, server: GatewayServer, sock: socket.socket, context: ssl.SSLContext | None
+        self,
+        make: Callable[[], asyncio.Protocol],
+        sock: socket.socket,
+        context: ssl.SSLContext | None,
     ) -> None:
         # libuv takes one connection from a handle in each turn of the loop, and a turn of a busy
         # worker is long: 500 newcomers beside 300 busy clients waited 4 s, and wait 1 s with 8.
@@ -171,7 +203,7 @@ class Gateway:
         for handle in (sock, *(sock.dup() for _ in range(_HANDLES - 1))):
             self._listeners.append(
                 await asyncio.get_running_loop().create_server(
-                    server,
+                    make,
                     sock=handle,
                     backlog=BACKLOG,
                     ssl=context,
@@ -187,7 +219,7 @@ class Gateway:
         Raises StoreUnavailable, after which trying again can help.
         """
         try:
-            self.context.directory = await self._read_directory()
+            self.context.swap(await self._read_directory())
         except StoreUnavailable:
             raise
         except GatewayError as exc:
@@ -195,10 +227,22 @@ class Gateway:
         except Exception:
             log.exception("directory_not_refreshed")  # rows can be written by anybody
 
+    async def refresh_rules(self) -> None:
+        """Read limits and budgets again and go by them; a failure leaves the old ones in force.
+
+        Raises StoreUnavailable, after which trying again can help.
+        """
+        try:
+            self.context.limiter.replace(await read_rules(self.settings, self.store))
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception("rules_not_refreshed")  # rows can be written by anybody
+
     def reconfigure(self, settings: Settings) -> None:
         """Serve by new settings, as far as they can change without a restart.
 
-        The directory follows as soon as the store can be read.
+        Directory, limits and budgets follow as soon as the store can be read.
         """
         self.settings = settings
         logs.configure(settings.logs)
@@ -209,12 +253,23 @@ class Gateway:
         settings = self.settings
         self._jobs.settings = settings
         self._log_request = logs.request_line(enabled=settings.logs.requests)
+        if self.fast is not None:
+            self.fast.configure(settings.server, settings.stream)
         self.context.set_anonymous(
             settings.auth.anonymous_key, remote=settings.auth.anonymous_remote
         )
+        self.context.proxies = settings.security.trusted_proxies
+        self.context.limiter.configure(settings.budgets.unpriced)
         self.context.keys.configure(
             settings.keys.cache_size, settings.keys.negative_ttl_s, settings.keys.max_stale_s
         )
+
+    async def load(self, wait: Wait) -> None:
+        """Fetch what a stage waits for."""
+        if isinstance(wait, LoadSpend):
+            await self._spend.load(wait.budgets)
+        else:
+            await self.load_key(wait)
 
     async def load_key(self, wait: LoadKey) -> None:
         """Read a principal into the cache; concurrent requests for one key read it once."""
@@ -298,22 +353,29 @@ class Gateway:
         await self._take_queued()
         for listener in self._listeners:
             listener.close()
-        self.lane.draining = True
-        for server in self._servers:
-            server.draining = True
+        lanes = [lane for lane in (self.lane, self.fast) if lane is not None]
+        for each in (*lanes, *self._servers):
+            each.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(settings.shutdown_grace_s):
-                await self.lane.idle.wait()
-                while any(server.has_unsent() for server in self._servers):  # noqa: ASYNC110 - no event
+                while self._is_busy():  # noqa: ASYNC110 - no event tells of the last byte
                     await asyncio.sleep(_TICK_S)
-        if self.lane.in_flight:
-            log.warning("grace_over", in_flight=self.lane.in_flight)
-            self.lane.end_all()
+        if in_flight := sum(lane.in_flight for lane in lanes):
+            log.warning("grace_over", in_flight=in_flight)
+            for lane in lanes:
+                lane.end_all(Draining("the server is shutting down"))
             await asyncio.sleep(_TICK_S)
+        if self.fast is not None:
+            self.fast.close_idle()
         for server in self._servers:
             server.pre_shutdown()
             await server.shutdown(1.0)
         await self._stack.aclose()
+
+    def _is_busy(self) -> bool:
+        """Tell whether an exchange is under way, or an answer not yet taken."""
+        holders = [self.lane, self.fast, *self._servers]
+        return any(each.is_busy() for each in holders if each is not None)
 
     async def _take_queued(self) -> None:
         """Accept who is connected already: a close would reset them."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from aiohttp import web
 
+from fastgw._ext import limits
 from fastgw.errors import GatewayError, MethodNotAllowed, UpstreamFault
 from fastgw.flow.exchange import Exchange
-from fastgw.server.reply import SERVER, visible
+from fastgw.flow.relay import SERVER, visible
 from fastgw.wire import openai
 
 _PATIENCE_S = 60
@@ -31,6 +34,9 @@ def error_reply(error: GatewayError, exchange: Exchange | None = None) -> web.Re
             headers["x-fastgw-provider"] = exchange.deployment.provider.name
             headers["x-fastgw-model"] = visible(exchange.deployment.model)
             headers["x-fastgw-attempts"] = str(exchange.attempts)
+        if exchange.guard is not None:
+            lines = exchange.guard.fields(limits.now_us()).decode("ascii").splitlines()
+            headers |= {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
     return _reply(error, headers)
 
 
@@ -41,9 +47,11 @@ def route_error(error: GatewayError, request_id: str) -> web.Response:
 
 def _reply(error: GatewayError, headers: dict[str, str]) -> web.Response:
     if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(error.retry_after)))
-    if (error.retry_after or 0) > _PATIENCE_S or (
-        isinstance(error, UpstreamFault) and error.billed
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+    if (
+        (error.retry_after or 0) > _PATIENCE_S
+        or (isinstance(error, UpstreamFault) and error.billed)
+        or (error.status == 429 and not error.retryable)
     ):
         headers["x-should-retry"] = "false"
     if error.status == 401:

@@ -14,8 +14,6 @@ from typing import Any
 
 from aiohttp import web
 
-SERVER = "fastgw"
-
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
@@ -37,16 +35,6 @@ class _Date:
 
 
 _date = _Date()
-
-
-def visible(text: str) -> str:
-    """Give a text that can stand in a header field: what is not visible ASCII becomes `?`.
-
-    Clients choose model names; a line end in one must not end our line.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if " " <= c <= "~" else "?" for c in text)
 
 
 class Reply:

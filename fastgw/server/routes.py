@@ -33,6 +33,13 @@ def hot_routes(gateway: Gateway) -> dict[str, Handler]:
     }
 
 
+def fast_routes() -> dict[str, str]:
+    """Give the exact request targets that the fast lane may serve, with their endpoints."""
+    return {
+        prefix + path: endpoint for prefix in _PREFIXES for path, endpoint in MODEL_ROUTES.items()
+    }
+
+
 def add_routes(app: web.Application, gateway: Gateway) -> None:
     """Add every data-plane route. Provider pins come last: fixed first segments win over them."""
     router = app.router

@@ -1,15 +1,20 @@
-"""Builds the directory of what can be asked for: configuration first, then the store's rows."""
+"""Builds what a worker goes by from configuration and store: the directory, limits and budgets."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastgw.config import Settings
+from fastgw.config.schema import LimitRule
 from fastgw.config.schema import Provider as ProviderSettings
 from fastgw.domain import Alias, Provider, Timeouts
 from fastgw.flow.directory import Directory, Known, Route
+from fastgw.flow.rules import MONEY, Rule, Rules, split_match
 from fastgw.providers import registry
 from fastgw.storage import Store
 from fastgw.storage.crypto import Vault
-from fastgw.storage.sql import aliases, deployments, models, providers
+from fastgw.storage.sql import aliases, budgets, deployments, limits, models, providers
+from fastgw.storage.sql.limits import RESET_AT
 
 
 async def read_directory(settings: Settings, store: Store, vault: Vault) -> Directory:
@@ -45,6 +50,75 @@ async def read_directory(settings: Settings, store: Store, vault: Vault) -> Dire
     }
     known = await models.load_known(store, Known)
     return Directory(configured, routes.values(), named.values(), known)
+
+
+async def read_rules(settings: Settings, store: Store) -> Rules:
+    """Read all limits and budgets once; those of the configuration are defaults."""
+    return Rules(
+        [
+            *(limit_rule(limit) for limit in await limits.load_all(store)),
+            *(budget_rule(budget) for budget in await budgets.load_all(store)),
+            *(_default_rule(rule) for rule in settings.limits.defaults),
+        ]
+    )
+
+
+def limit_rule(limit: limits.Limit) -> Rule:
+    """Give the rule of a stored limit."""
+    match, also = split_match(limit.match)
+    return Rule(
+        id=limit.id,
+        scope=limit.scope,
+        match=match,
+        metric=limit.metric,
+        limit=limit.limit,
+        window_s=limit.window_s,
+        algorithm=limit.algorithm,
+        burst=limit.burst,
+        shared=limit.shared,
+        also=also,
+        reset_at=_reset_at(limit.metadata),
+    )
+
+
+def budget_rule(budget: budgets.Budget) -> Rule:
+    """Give the rule of a stored budget."""
+    return Rule(
+        id=budget.id,
+        scope=budget.scope,
+        match=budget.match,
+        metric=MONEY,
+        limit=budget.limit_nano,
+        period=budget.period,
+        hard=budget.hard,
+        shared=budget.shared,
+        reset_at=_reset_at(budget.metadata),
+    )
+
+
+def _reset_at(metadata: dict[str, Any]) -> int:
+    at = metadata.get(RESET_AT)
+    return at if type(at) is int else 0
+
+
+def _default_rule(rule: LimitRule) -> Rule:
+    """Give a default; it is known by what it is about, so that its counters outlive a reload."""
+    scope, _, tag = rule.scope.partition(":")
+    own, also = split_match(rule.match)
+    match = f"{tag}={own}" if tag else own
+    return Rule(
+        id=f"default {rule.scope} {rule.match} {rule.metric} {rule.window_s}",
+        scope=scope,
+        match=match,
+        metric=rule.metric,
+        limit=rule.limit,
+        window_s=rule.window_s,
+        algorithm=rule.algorithm,
+        burst=rule.burst,
+        shared=rule.shared,
+        also=also,
+        default=True,
+    )
 
 
 def provider_of(entry: ProviderSettings) -> Provider:

@@ -15,8 +15,8 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from fastgw._ext import http1, sse
-from fastgw.domain import Principal, Timeouts, usd
+from fastgw._ext import http1, limits, sse
+from fastgw.domain import Deployment, Principal, Timeouts, usd
 from fastgw.errors import (
     BodyTooLarge,
     ClientGone,
@@ -24,7 +24,6 @@ from fastgw.errors import (
     GatewayError,
     InternalError,
     NoDeploymentAvailable,
-    RequestTimeout,
     UnsupportedMediaType,
     UpstreamFault,
     UpstreamProtocolError,
@@ -34,12 +33,14 @@ from fastgw.flow.account import account, count
 from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange, LoadKey
-from fastgw.flow.relay import Answer, error_event
+from fastgw.flow.exchange import Exchange, Wait
+from fastgw.flow.plan import leave_plan
+from fastgw.flow.relay import Answer, error_event, signature
 from fastgw.flow.route import route
 from fastgw.flow.translate import Request, translate
+from fastgw.server.carry import Carry
 from fastgw.server.replies import error_reply
-from fastgw.server.reply import SERVER, Answered, Reply, visible
+from fastgw.server.reply import Answered, Reply
 from fastgw.upstream import Pool
 
 _JSON = "application/json"
@@ -54,29 +55,28 @@ class StandardLane:
         self,
         context: Context,
         pool: Pool,
-        load_key: Callable[[LoadKey], Awaitable[None]],
+        load: Callable[[Wait], Awaitable[None]],
         *,
         max_body_bytes: int,
-        body_timeout_s: float,
     ) -> None:
         self._context = context
         self._pool = pool
-        self._load_key = load_key
+        self._load = load
         self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
         self._random = random.Random()  # noqa: S311 - weights, not secrets
         self._live: set[Call] = set()
         self.draining = False
         self.in_flight = 0
         """Exchanges accepted and not yet accounted."""
-        self.idle = asyncio.Event()
-        """Set while there are none."""
-        self.idle.set()
 
-    def end_all(self) -> None:
+    def is_busy(self) -> bool:
+        """Tell whether an exchange is under way."""
+        return self.in_flight > 0
+
+    def end_all(self, error: GatewayError) -> None:
         """End every live exchange with an error: the grace period is over."""
         for call in tuple(self._live):
-            call.stop(Draining("the server is shutting down"))
+            call.stop(error)
 
     async def serve(
         self, request: web.Request, endpoint: str, client_api: str, pinned: str | None = None
@@ -84,12 +84,18 @@ class StandardLane:
         """Serve one model request, whatever becomes of it."""
         context = self._context
         exchange = self._accept(request, endpoint, client_api, pinned)
-        context.metrics.lane["standard", "default"].add(1)
+        protocol: Any = request.protocol
+        carry: Carry | None = protocol.take_carry()
+        if carry is not None:
+            exchange.id, exchange.created_at = carry.id, carry.created_at
+            exchange.started = carry.started
+            exchange.tariff, exchange.reservation = carry.tariff, carry.reservation
+            exchange.guard = carry.reservation.guard if carry.reservation is not None else None
+        context.metrics.lane["standard", protocol.reason].add(1)
         self.in_flight += 1
-        self.idle.clear()
         context.metrics.in_flight.add(1)
         try:
-            return await self._serve(request, exchange)
+            return await self._serve(request, exchange, carry)
         except GatewayError as error:
             exchange.error = error
             exchange.status = error.status
@@ -105,9 +111,9 @@ class StandardLane:
             exchange.status = 500
             return error_reply(exchange.error, exchange)
         finally:
+            if carry is not None:
+                carry.drop()
             self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
             context.metrics.in_flight.add(-1)
             account(exchange, context)
 
@@ -122,7 +128,7 @@ class StandardLane:
         self, request: web.Request, endpoint: str, client_api: str, pinned: str | None = None
     ) -> Exchange:
         exchange = accept(self._context, endpoint, client_api, request.headers, pinned)
-        if self._context.anonymous is not None and request.transport is not None:
+        if request.transport is not None:
             peer = request.transport.get_extra_info("peername")
             if peer is not None:  # else the client has left
                 exchange.peer = peer[0] if isinstance(peer, tuple) else "unix"
@@ -130,15 +136,21 @@ class StandardLane:
 
     async def _authenticate(self, exchange: Exchange) -> None:
         while (wait := authenticate(exchange, self._context)) is not None:
-            await self._load_key(wait)
+            await self._load(wait)
 
-    async def _serve(self, request: web.Request, exchange: Exchange) -> Answered:
+    async def _serve(
+        self, request: web.Request, exchange: Exchange, carry: Carry | None
+    ) -> Answered:
         if self.draining:
             raise Draining("the server is shutting down", retry_after=1)
         context = self._context
         await self._authenticate(exchange)
-        admit(exchange, context, await self._read_body(request))
+        body = await self._read_body(request)
+        while (wait := admit(exchange, context, body)) is not None:
+            await self._load(wait)
         route(exchange, self._random)
+        if carry is not None:
+            exchange.candidates = first(carry.deployment, exchange.candidates)
         fault: UpstreamFault | None = None
         for deployment in exchange.candidates:
             if fault is not None:
@@ -147,7 +159,11 @@ class StandardLane:
             try:
                 outgoing = translate(exchange, deployment)
                 self._live.add(call)
-                call.send(self._pool, outgoing, deployment.provider.timeouts)
+                if carry is not None and carry.deployment is deployment:
+                    call.take_over(carry)
+                else:
+                    call.send(self._pool, outgoing, deployment.provider.timeouts)
+                    leave_plan(exchange, context, self._pool)
                 return await call.answer()
             except UpstreamFault as exc:
                 fault = exc
@@ -174,12 +190,14 @@ class StandardLane:
         if (request.content_length or 0) > self._max_body_bytes:
             raise BodyTooLarge(too_large)
         try:
-            async with asyncio.timeout(self._body_timeout_s):
-                return await request.read()
+            return await request.read()
         except web.HTTPRequestEntityTooLarge as exc:
             raise BodyTooLarge(too_large) from exc
-        except TimeoutError as exc:
-            raise RequestTimeout("the body did not arrive in time") from exc
+
+
+def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
+    """Give the deployments with the wanted one, if it is still among them, before the others."""
+    return tuple(sorted(deployments, key=lambda each: each is not wanted))
 
 
 class Call:
@@ -215,6 +233,12 @@ class Call:
             outgoing.target, outgoing.head, outgoing.parts, self, timeouts, record.replay
         )
         self._exchange.sent = time.monotonic_ns()
+
+    def take_over(self, carry: Carry) -> None:
+        """Go on with an attempt that the fast lane has begun."""
+        self._attempt = carry.attempt
+        self._exchange.sent = carry.sent
+        carry.take_over(self)
 
     def close(self) -> None:
         """Let go of the provider; an attempt that has not ended is cancelled."""
@@ -331,13 +355,10 @@ class Call:
         exchange = self._exchange
         deployment = exchange.deployment
         assert deployment is not None
-        ours = (
-            f"server: {SERVER}\r\nx-request-id: {exchange.request_id}\r\n"
-            f"x-fastgw-id: {exchange.id}\r\nx-fastgw-provider: {deployment.provider.name}\r\n"
-            f"x-fastgw-model: {visible(deployment.model)}\r\n"
-            f"x-fastgw-attempts: {exchange.attempts}\r\n"
-        )
-        return self._answer.fields + ours.encode("ascii")
+        ids = f"x-request-id: {exchange.request_id}\r\nx-fastgw-id: {exchange.id}\r\n"
+        limited = exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b""
+        named = signature(deployment, exchange.attempts)
+        return b"".join((self._answer.fields, ids.encode("ascii"), named, limited))
 
     def _finish(self, error: GatewayError | None) -> None:
         self._ended = True

@@ -45,6 +45,7 @@ cdef class Attempt(Deadline):
     cdef bint replayable
     cdef bint replayed
     cdef bint paused
+    cdef readonly bytes wrapped
     cdef readonly bint reused
     cdef readonly double sent_at
 

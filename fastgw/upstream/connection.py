@@ -142,12 +142,13 @@ class Attempt(Deadline):
     """One request on its way, as its sender holds it. As a deadline it is the total time.
 
     `reused` says that the connection had carried a request before; `sent_at` is the time on the
-    pool's clock at which the request was written, 0.0 before.
+    pool's clock at which the request was written, 0.0 before. `wrapped`, while the sink takes data,
+    is the same data in whole chunks as they came, if that is how they came.
     """
 
     __slots__ = (
         "__weakref__", "connection", "deadlines", "head", "label", "owner", "pace", "parts",
-        "paused", "replayable", "replayed", "reused", "sent_at", "sink",
+        "paused", "replayable", "replayed", "reused", "sent_at", "sink", "wrapped",
     )  # fmt: skip
 
     deadlines: Deadlines
@@ -158,6 +159,7 @@ class Attempt(Deadline):
     parts: Sequence[bytes] | None
     sink: Sink | None
     pace: Pace
+    wrapped: bytes | None
 
     def begin(
         self,
@@ -185,6 +187,7 @@ class Attempt(Deadline):
         self.reused = False
         self.paused = False
         self.sent_at = 0.0
+        self.wrapped = None
 
     def is_over(self) -> bool:
         """Tell whether its sink was told the end, or does not want to hear it."""
@@ -388,6 +391,9 @@ class Connection(Deadline):
         for part in parts:
             size += len(part)
         self.written = size
+        if not parts:
+            transport.write(head)
+            return
         if size <= JOIN_BYTES:
             transport.write(b"".join((head, *parts)))
             return
@@ -627,7 +633,9 @@ class Connection(Deadline):
             self.refuse("bytes after the end of its answer")
             return
         if pieces:
+            attempt.wrapped = data if dechunker.was_whole() else None
             attempt.sink.upstream_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            attempt.wrapped = None
             if self.attempt is not attempt:
                 return
         if dechunker.done:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.catalog.cost import MOST, cost
+from fastgw.catalog.cost import cost
 from fastgw.domain import Price, Usage
 
+MOST = 2**63 - 1
 COUNT = st.integers(0, 10**9)
 PICO = st.integers(0, 10**9)
 PRICES = st.builds(

@@ -86,5 +86,18 @@ def test_both_builds_offer_what_the_stubs_declare(twins):
                     assert {member for member, _ in members} <= there
 
 
-CONSTRUCTED = {"Tap": (), "Source": ("x",)}
+CONSTRUCTED = {
+    "Tap": (),
+    "Source": ("x",),
+    "Fields": ((),),
+    "Head": (),
+    "Framing": (),
+    "Meter": (1,),
+    "Window": (1, 1),
+    "Bucket": (1, 1, 1),
+    "Slots": (1,),
+    "Budget": (1, "day"),
+    "Guard": ((),),
+    "Tariff": (_ext.estimate.Family(),),
+}
 """What the classes need to be made, for those whose members are set then."""

@@ -197,7 +197,7 @@ async def test_a_burst_of_connections_is_accepted_in_a_few_turns(serve, sqlite_u
     newcomers = [socket.create_connection(("127.0.0.1", port)) for _ in range(64)]
     try:
         turns = 0
-        while len(served.gateway._server.connections) < 64:
+        while served.gateway.door.inside < 64:
             await asyncio.sleep(0)
             turns += 1
         assert turns <= 64 / 8 + 8

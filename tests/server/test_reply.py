@@ -9,7 +9,8 @@ import pytest
 from aiohttp import web
 
 from fastgw.server.http import GatewayServer
-from fastgw.server.reply import Reply, visible
+from fastgw.flow.relay import visible
+from fastgw.server.reply import Reply
 
 
 async def ask(handler, request: bytes) -> bytes:

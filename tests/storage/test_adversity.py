@@ -198,7 +198,9 @@ def test_a_killed_sqlite_writer_leaves_a_sound_file(sqlite_url):
 
 
 KEPT = """
-import sys, time
+import signal, sys, time
+# a shell ignores it for what it runs in the background, and children inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [""]
 from tests import servers
 server = servers.Redis()

@@ -11,7 +11,14 @@ import fastgw
 
 ROOT = Path(fastgw.__file__).parent
 VERBS = {"fetch", "fetchrow", "fetchval", "execute", "executemany", "prepare", "execute_fetchall"}
-BUILT_AT_IMPORT = {"noun.py", "usage.py", "usage_reports.py", "store.py", "v0001_initial.py"}
+BUILT_AT_IMPORT = {
+    "noun.py",
+    "spend.py",
+    "store.py",
+    "usage.py",
+    "usage_reports.py",
+    "v0001_initial.py",
+}
 """Files whose texts are put together from their own constants; a test below looks at how."""
 SQL_WORDS = ("SELECT ", "INSERT ", "UPDATE ", "DELETE ", "DROP ", "ALTER ", "TRUNCATE ")
 

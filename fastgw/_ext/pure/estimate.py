@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 
 from fastgw._ext import weights
 from fastgw._ext.pure.scan import MAX_DEPTH, close_quote, skip_space
@@ -269,3 +270,39 @@ def prompt(body: bytes) -> int:
         elif walk.section == weights.TALK and walk.arrays[-1]:
             walk.meter.units += weights.PER_NUMBER
     return walk.meter.tokens()
+
+
+class Family:
+    """How far the estimates of one model family are off, learnt from what providers report."""
+
+    __slots__ = ("_counts", "_ratio", "_total")
+
+    def __init__(self) -> None:
+        self._counts = [0] * len(weights.RATIOS)
+        self._counts[weights.RATIO_FIRST] = 1
+        self._total = 1
+        self._ratio = weights.RATIOS[weights.RATIO_FIRST]
+
+    def observe(self, estimated: int, actual: int, /) -> None:
+        """Learn from one prompt: what was estimated, what the provider counted."""
+        if estimated < weights.RATIO_LEAST or actual < 1:
+            return
+        estimated = min(estimated, weights.RATIO_RANGE)
+        actual = min(actual, weights.RATIO_RANGE)
+        ratio = -(-actual * weights.RATIO_WHOLE // estimated)
+        last = len(weights.RATIOS) - 1
+        self._counts[min(bisect_left(weights.RATIOS, ratio), last)] += 1
+        self._total += 1
+        if self._total > weights.RATIO_MOST:
+            self._counts = [count // 2 for count in self._counts]
+            self._total = sum(self._counts)
+        above, bucket = 0, last
+        while above + self._counts[bucket] <= self._total // 1000:
+            above += self._counts[bucket]
+            bucket -= 1
+        self._ratio = weights.RATIOS[bucket]
+
+    def correct(self, estimated: int, /) -> int:
+        """Give how many tokens the prompt has at most, 999 times in 1,000."""
+        estimated = max(0, min(estimated, weights.RATIO_RANGE))
+        return -(-estimated * self._ratio // weights.RATIO_WHOLE)

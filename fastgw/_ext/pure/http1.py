@@ -11,9 +11,12 @@ from __future__ import annotations
 import re
 from enum import IntEnum, auto
 
+from fastgw._ext.trailers import MAX_TRAILERS, accepts
+
 MAX_HEAD = 65536
 MAX_FIELDS = 100
 MAX_EXTENSION = 256
+MAX_EXTENSIONS = 16384
 MAX_SIZE_DIGITS = 15
 """A chunk size of 15 hexadecimal digits fits a signed 64-bit integer with room to spare."""
 MAX_LENGTH_DIGITS = 18
@@ -59,6 +62,22 @@ class Head:
 
     def __repr__(self) -> str:
         return f"<Head {self.status}, {len(self.headers)} fields, {self.size} bytes>"
+
+    @property
+    def content_type(self) -> bytes:
+        """Give the last Content-Type, b"" without one."""
+        return next((v for name, v in reversed(self.headers) if name == b"content-type"), b"")
+
+    def relabel(self, labels: dict[bytes, bytes]) -> bytes:
+        """Give the fields as lines that begin with `labels[name]`, without those that map to b"".
+
+        Content-Type is left out: it is for the caller to decide.
+        """
+        return b"".join(
+            b"%b%b\r\n" % (label, value)
+            for name, value in self.headers
+            if name != b"content-type" and (label := labels[name])
+        )
 
 
 def parse_head(buf: bytes) -> Head | None:
@@ -149,6 +168,7 @@ class _State(IntEnum):
     DATA_LF = auto()
     END_CR = auto()
     END_LF = auto()
+    TRAILER = auto()
     DONE = auto()
     BROKEN = auto()
 
@@ -157,26 +177,43 @@ class Dechunker:
     """Takes the chunked framing off a body, or only checks it, however the bytes are cut.
 
     One object serves one body, through `feed` or through `check`. `done` is true once the last
-    chunk was seen; `excess` holds what came after it in `feed`.
+    chunk was seen; `excess` holds what came after it in `feed`. In the body of a
+    `request` trailers are passed over, else refused, and all extensions together are bounded.
     """
 
-    __slots__ = ("_digits", "_extension", "_left", "_state", "done", "excess")
+    __slots__ = (
+        *("_digits", "_extended", "_extension", "_extensions", "_left", "_line", "_request"),
+        *("_state", "_trailed", "done", "excess"),
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, request: bool = False) -> None:
         self._state: int = _State.SIZE
         self._left = 0
         self._digits = 0
         self._extension = 0
+        self._extended = False
+        self._extensions = 0
+        self._request = request
+        self._trailed = 0
+        self._line = bytearray()
         self.done = False
         self.excess = b""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Give the payload in `data`; raises `BadChunk` when the framing is broken."""
         pieces: list[bytes] = []
+        self._extended = not self._is_between()
         used = self._run(data, pieces)
         if used < len(data):
             self.excess += data[used:]
         return pieces
+
+    def was_whole(self) -> bool:
+        """Tell whether what was fed last was whole chunks without extensions, and not the last."""
+        return not self._extended and self._is_between()
+
+    def _is_between(self) -> bool:
+        return self._state == _State.SIZE and not self._digits
 
     def check(self, data: bytes) -> int:
         """Give how many bytes of `data` belong to this body, framing included."""
@@ -207,7 +244,12 @@ class Dechunker:
             self._extension += 1
             if self._extension > MAX_EXTENSION:
                 self._refuse("a chunk extension is longer than 256 bytes")
+            self._extensions += self._request
+            if self._extensions > MAX_EXTENSIONS:
+                self._refuse("the chunk extensions are longer than 16 KiB")
             self._step_extension(byte)
+        elif state == _State.TRAILER or (self._request and state == _State.END_CR and byte != 13):
+            self._step_trailer(byte)
         elif state == _State.SIZE_LF and byte == 10:
             self._digits = self._extension = 0
             self._state = _State.DATA if self._left else _State.END_CR
@@ -235,6 +277,7 @@ class Dechunker:
             return
         elif self._digits and byte == 59:
             self._state = _State.EXTENSION
+            self._extended = True
             return
         else:
             self._refuse("a chunk size is not a hexadecimal number")
@@ -275,6 +318,19 @@ class Dechunker:
             self._state = _State.QUOTED_END
         elif byte == 92:
             self._state = _State.QUOTED_ESCAPE
+
+    def _step_trailer(self, byte: int) -> None:
+        if self._state == _State.END_CR:
+            self._state = _State.TRAILER
+            self._line = bytearray()
+        self._line.append(byte)
+        self._trailed += 1
+        if self._trailed > MAX_TRAILERS:
+            self._refuse("the trailers are longer than 8 KiB")
+        if byte == 10:
+            if not accepts(bytes(self._line)):
+                self._refuse("a trailer that is malformed or not allowed")
+            self._state = _State.END_CR
 
     def _refuse(self, why: str) -> None:
         self._state = _State.BROKEN

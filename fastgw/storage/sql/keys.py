@@ -36,7 +36,7 @@ class Key(Stored, kw_only=True):
 KEYS = Noun("api_keys", Key, "key", fixed=("hint",), hidden=("hash",))
 
 FIND_BY_HASH = """SELECT k.id, k.name, k.hash, k.expires_at, k.tags,
-  k.allowed_models, k.client_tags, k.user_id, t.id AS team_id, o.id AS org_id,
+  k.allowed_models, k.allowed_ips, k.client_tags, k.user_id, t.id AS team_id, o.id AS org_id,
   COALESCE(k.priority, t.priority) AS priority,
   k.enabled AS key_enabled,
   u.enabled AS user_enabled, u.deleted_at AS user_deleted, u.expires_at AS user_expires,
@@ -108,6 +108,7 @@ def _principal(row: Row) -> Principal:
         allowed_models=_names.decode(row["allowed_models"]),
         tags=_tags.decode(row["tags"]),
         client_tags=_names.decode(row["client_tags"]),
+        allowed_ips=_names.decode(row["allowed_ips"]),
         user_id=row["user_id"],
         team_id=row["team_id"],
         org_id=row["org_id"],

@@ -8,9 +8,15 @@ from typing import Any
 from fastgw.storage.sql.noun import Noun, Stored
 from fastgw.storage.store import Session
 
+RESET_AT = "reset_at"
+"""In a rule's metadata: epoch milliseconds; what was before no longer counts."""
+
 
 class Limit(Stored, kw_only=True):
-    """A limit. `match` is an id, a name, `k=v` for the scope tag, or `*`."""
+    """A limit. `match` is an id, a name, `k=v` for the scope tag, or `*`.
+
+    Behind ` & ` it may name more that has to match: `key_1 & model=gpt-*`.
+    """
 
     scope: str
     match: str = "*"

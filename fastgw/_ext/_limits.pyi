@@ -1,0 +1,183 @@
+"""Types of the compiled limits and budgets. Times are epoch microseconds that never run back."""
+
+from typing import Any
+
+from fastgw._ext._estimate import Family
+
+def now_us() -> int:
+    """Give the time as epoch microseconds that never run back.
+
+    The wall clock as it was at import, carried on by the time since boot: setting the clock moves
+    no window, and a machine that slept wakes up in the right period.
+    """
+
+class Meter:
+    """What one limit or budget counts for one match."""
+
+    @property
+    def metric(self) -> int:
+        """0 requests, 1 tokens, 2 concurrent, 3 money."""
+
+    @property
+    def latest(self) -> int:
+        """When it was last asked."""
+
+    rule: Any
+    value: str
+    limit: int
+    def remaining(self, now: int, /) -> int:
+        """Give how much is left."""
+
+    def reset_us(self, now: int, /) -> int:
+        """Give how long until all of it is there again; -1: never."""
+
+    def retry_us(self, now: int, amount: int, /) -> int:
+        """Give how long until `amount` fits; 0: it does, -1: never."""
+
+    def idle(self, now: int, /) -> bool:
+        """Tell whether it holds nothing that a new meter would not know."""
+
+class Window(Meter):
+    """A sliding window: a ring of cells, the oldest of which leaves as a whole."""
+
+    def __init__(self, limit: int, window_us: int, metric: str = "requests") -> None: ...
+    @property
+    def window_us(self) -> int:
+        """Its length."""
+
+class Bucket(Meter):
+    """A token bucket: what was taken drains at a steady rate (GCRA)."""
+
+    burst: int
+    def __init__(
+        self, rate_per_window: int, window_us: int, burst: int, metric: str = "requests"
+    ) -> None: ...
+    @property
+    def window_us(self) -> int:
+        """How long it takes to drain `limit`."""
+
+class Slots(Meter):
+    """Exchanges at the same time."""
+
+    def __init__(self, limit: int) -> None: ...
+    @property
+    def taken(self) -> int:
+        """How many there are."""
+
+class Budget(Meter):
+    """Spend in a calendar period, in nano-dollars."""
+
+    hard: bool
+    loaded: bool
+    spent: int
+    def __init__(self, limit_nano: int, period: str, hard: bool = True) -> None: ...
+    @property
+    def period(self) -> str:
+        """One of day, week, month, total; UTC, and a week begins on Monday."""
+
+    @property
+    def reserved(self) -> int:
+        """What open reservations hold."""
+
+    def starts_us(self, now: int, /) -> int:
+        """Give when the period began, in epoch microseconds."""
+
+class Guard:
+    """Every meter that applies to one kind of request, reserved from in one step."""
+
+    def __init__(self, meters: tuple[Meter, ...], /) -> None: ...
+    @property
+    def meters(self) -> tuple[Meter, ...]:
+        """The meters, each once."""
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether one of them counts tokens."""
+
+    @property
+    def wants_money(self) -> bool:
+        """Whether one of them is a budget."""
+
+    def reserve(self, now: int, tokens: int, nano: int, /) -> Reservation | None:
+        """Take from every meter, or from none: then the answer is None and nothing has changed."""
+
+    def refusal(self, now: int, tokens: int, nano: int, /) -> tuple[Meter | None, int]:
+        """Give the meter that stands in the way the longest, and for how long; -1: for ever.
+
+        (None, 0) when nothing does.
+        """
+
+    def fields(self, now: int, /) -> bytes:
+        """Give the x-ratelimit header lines of the tightest meters; b"" when there are none."""
+
+class Reservation:
+    """What one exchange holds until it is settled or released, once."""
+
+    @property
+    def guard(self) -> Guard:
+        """Who gave it."""
+
+    @property
+    def at_us(self) -> int:
+        """When it was made."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens it holds."""
+
+    @property
+    def nano(self) -> int:
+        """Nano-dollars it holds."""
+
+    @property
+    def open(self) -> bool:
+        """Whether it holds anything still."""
+
+    def settle(self, now: int, tokens: int, nano: int, /) -> None:
+        """Say what was used. Once: what comes later does nothing."""
+
+    def release(self, now: int, /) -> None:
+        """Give everything back: nothing was used."""
+
+    def forgo(self, index: int, now: int, /) -> None:
+        """Give back what was taken from one meter of the guard, which turned out not to apply."""
+
+class Tariff:
+    """What a request to one model may use at most, and what that may cost."""
+
+    @property
+    def family(self) -> Family:
+        """Corrects the estimates."""
+
+    @property
+    def input_pico(self) -> int:
+        """Pico-dollars a token of the prompt."""
+
+    @property
+    def output_pico(self) -> int:
+        """Pico-dollars a token of the answer."""
+
+    @property
+    def request_pico(self) -> int:
+        """Pico-dollars a request."""
+
+    @property
+    def max_output(self) -> int:
+        """The longest answer in tokens, -1 when it is not known."""
+
+    def __init__(
+        self,
+        family: Family,
+        input_pico: int = 0,
+        output_pico: int = 0,
+        request_pico: int = 0,
+        max_output: int = -1,
+    ) -> None: ...
+    def amounts(
+        self, estimated: int, size: int, most: int, choices: int, stream: bool, /
+    ) -> tuple[int, int]:
+        """Give (tokens, nano-dollars) to reserve for a request.
+
+        `estimated` is the estimator's count of the prompt, `size` the body's bytes, `most` the
+        maximum the client asked for or -1, `choices` how many answers it wants.
+        """

@@ -1,0 +1,664 @@
+# cython: embedsignature=True, cdivision=True
+"""Limits and budgets in memory: meters, all-or-nothing guards, reservations. Twin: pure/limits.py.
+
+A guard asks every meter first and takes from all of them afterwards; nothing can come in between,
+so a reservation is whole or is none. Knows numbers only: whose they are is the flow's business.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.tuple cimport PyTuple_GET_ITEM
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+
+from fastgw._ext._estimate cimport Family
+
+cdef extern from "<time.h>" nogil:
+    const int CLOCK_BOOTTIME
+
+cdef enum:
+    DAY = 0
+    WEEK = 1
+    MONTH = 2
+    TOTAL = 3
+
+cdef enum:
+    SLICE = 2048  # output tokens a stream reserves when nobody says how long it gets
+
+cdef dict KINDS = {"day": DAY, "week": WEEK, "month": MONTH, "total": TOTAL}
+cdef dict METRICS = {"requests": REQUESTS, "tokens": TOKENS}
+
+cdef long long FOREVER = 0x3fffffffffffffff
+cdef long long DAY_US = 86_400_000_000
+cdef long long SOON_US = 1_000_000  # when somebody else's slot or reservation may have come back
+
+
+cdef long long read_clock(int clock) noexcept nogil:
+    cdef timespec time
+    clock_gettime(clock, &time)
+    return <long long>time.tv_sec * 1_000_000 + time.tv_nsec // 1_000
+
+
+cdef long long EPOCH = read_clock(CLOCK_REALTIME) - read_clock(CLOCK_BOOTTIME)
+
+
+cpdef long long now_us() noexcept:
+    """Give the time as epoch microseconds that never run back.
+
+    The wall clock as it was at import, carried on by the time since boot: setting the clock moves
+    no window, and a machine that slept wakes up in the right period.
+    """
+    return EPOCH + read_clock(CLOCK_BOOTTIME)
+
+
+cdef inline long long later(long long a, long long b) noexcept nogil:
+    return a if a > b else b
+
+
+cdef class Meter:
+    def __cinit__(self, *args, **kwargs):
+        self.latest = 0
+
+    cdef bint fits(self, long long now, long long amount) noexcept:
+        return False
+
+    cdef void take(self, long long now, long long amount) noexcept:
+        pass
+
+    cdef void correct(
+        self, long long at, long long now, long long taken, long long used
+    ) noexcept:
+        pass
+
+    cpdef long long remaining(self, long long now) noexcept:
+        """Give how much is left."""
+        return 0
+
+    cpdef long long reset_us(self, long long now) noexcept:
+        """Give how long until all of it is there again; -1: never."""
+        return -1
+
+    cpdef long long retry_us(self, long long now, long long amount) noexcept:
+        """Give how long until `amount` fits; 0: it does, -1: never."""
+        return -1
+
+    cpdef bint idle(self, long long now) noexcept:
+        """Tell whether it holds nothing that a new meter would not know."""
+        return False
+
+
+@cython.final
+cdef class Window(Meter):
+    # A cell's width is the window's 127th part, rounded up. So at most 128 cells reach into a
+    # window, and one leaves no later than 1/127 of a window after its first microsecond did.
+
+    def __init__(self, long long limit, long long window_us, str metric="requests"):
+        if window_us < 1:
+            raise ValueError("a window lasts at least a microsecond")
+        self.metric = METRICS[metric]
+        self.limit = limit
+        self.window_us = window_us
+        self.cell_us = (window_us + CELLS - 2) // (CELLS - 1)
+        self.tail_end = self.cell_us - 1 + window_us
+        memset(self.cells, 0, sizeof(self.cells))
+
+    cdef void advance(self, long long now) noexcept:
+        cdef int index
+        while self.tail_end <= now:
+            if self.total == 0:
+                self.tail = (now - self.window_us + 1) // self.cell_us
+                self.tail_end = (self.tail + 1) * self.cell_us - 1 + self.window_us
+                return
+            index = self.tail & (CELLS - 1)
+            self.total -= self.cells[index]
+            self.cells[index] = 0
+            self.tail += 1
+            self.tail_end += self.cell_us
+
+    cdef bint fits(self, long long now, long long amount) noexcept:
+        self.latest = now
+        self.advance(now)
+        return self.total + amount <= self.limit
+
+    cdef void take(self, long long now, long long amount) noexcept:
+        self.cells[(now // self.cell_us) & (CELLS - 1)] += amount
+        self.total += amount
+
+    cdef void correct(
+        self, long long at, long long now, long long taken, long long used
+    ) noexcept:
+        cdef long long cell = at // self.cell_us
+        if used > taken:
+            # What was not foreseen counts from when it became known: its own cell may be gone.
+            self.latest = now = later(now, self.latest)
+            self.advance(now)
+            self.take(now, used - taken)
+        elif cell >= self.tail:
+            self.cells[cell & (CELLS - 1)] -= taken - used
+            self.total -= taken - used
+
+    cpdef long long remaining(self, long long now) noexcept:
+        """Give how much is left."""
+        self.advance(later(now, self.latest))
+        return later(self.limit - self.total, 0)
+
+    cpdef long long reset_us(self, long long now) noexcept:
+        """Give how long until all of it is there again."""
+        cdef long long cell
+        now = later(now, self.latest)
+        self.advance(now)
+        if self.total == 0:
+            return 0
+        cell = now // self.cell_us
+        while self.cells[cell & (CELLS - 1)] == 0:
+            cell -= 1
+        return (cell + 1) * self.cell_us - 1 + self.window_us - now
+
+    cpdef long long retry_us(self, long long now, long long amount) noexcept:
+        """Give how long until `amount` fits; 0: it does, -1: never."""
+        cdef long long over, cell
+        now = later(now, self.latest)
+        self.advance(now)
+        over = self.total + amount - self.limit
+        if over <= 0:
+            return 0
+        if amount > self.limit:
+            return -1
+        cell = self.tail
+        while True:
+            over -= self.cells[cell & (CELLS - 1)]
+            if over <= 0:
+                return (cell + 1) * self.cell_us - 1 + self.window_us - now
+            cell += 1
+
+    cpdef bint idle(self, long long now) noexcept:
+        """Tell whether it holds nothing that a new meter would not know."""
+        self.advance(later(now, self.latest))
+        return self.total == 0
+
+
+@cython.final
+cdef class Bucket(Meter):
+    def __init__(
+        self,
+        long long rate_per_window,
+        long long window_us,
+        long long burst,
+        str metric="requests",
+    ):
+        if window_us < 1:
+            raise ValueError("a window lasts at least a microsecond")
+        self.metric = METRICS[metric]
+        self.limit = rate_per_window
+        self.window_us = window_us
+        self.burst = burst
+        memset(&self.debt, 0, sizeof(Debt))
+
+    cdef void advance(self, long long now) noexcept:
+        if now > self.latest:
+            drain(&self.debt, self.limit, now - self.latest)
+            self.latest = now
+
+    cdef bint fits(self, long long now, long long amount) noexcept:
+        self.advance(now)
+        return debt_fits(&self.debt, amount, self.burst, self.window_us)
+
+    cdef void take(self, long long now, long long amount) noexcept:
+        charge(&self.debt, amount, self.window_us)
+
+    cdef void correct(
+        self, long long at, long long now, long long taken, long long used
+    ) noexcept:
+        self.advance(now)
+        if used > taken:
+            charge(&self.debt, used - taken, self.window_us)
+        else:
+            refund(&self.debt, taken - used, self.window_us, self.limit, self.latest - at)
+
+    cpdef long long remaining(self, long long now) noexcept:
+        """Give how much is left."""
+        self.advance(now)
+        return debt_room(&self.debt, self.burst, self.window_us)
+
+    cpdef long long reset_us(self, long long now) noexcept:
+        """Give how long until all of it is there again; -1: never."""
+        self.advance(now)
+        return debt_empty(&self.debt, self.limit)
+
+    cpdef long long retry_us(self, long long now, long long amount) noexcept:
+        """Give how long until `amount` fits; 0: it does, -1: never."""
+        self.advance(now)
+        if debt_fits(&self.debt, amount, self.burst, self.window_us):
+            return 0
+        if amount > self.burst:
+            return -1
+        return debt_retry(&self.debt, amount, self.burst, self.window_us, self.limit)
+
+    cpdef bint idle(self, long long now) noexcept:
+        """Tell whether it holds nothing that a new meter would not know."""
+        self.advance(now)
+        return debt_empty(&self.debt, 0) == 0
+
+
+@cython.final
+cdef class Slots(Meter):
+    def __init__(self, long long limit):
+        self.metric = CONCURRENT
+        self.limit = limit
+
+    cdef bint fits(self, long long now, long long amount) noexcept:
+        self.latest = now
+        return self.taken + amount <= self.limit
+
+    cdef void take(self, long long now, long long amount) noexcept:
+        self.taken += amount
+
+    cdef void correct(
+        self, long long at, long long now, long long taken, long long used
+    ) noexcept:
+        self.taken -= taken - used
+
+    cpdef long long remaining(self, long long now) noexcept:
+        """Give how many are free."""
+        return later(self.limit - self.taken, 0)
+
+    cpdef long long reset_us(self, long long now) noexcept:
+        """Give when it makes sense to look again: nobody knows when a slot comes back."""
+        return SOON_US if self.taken else 0
+
+    cpdef long long retry_us(self, long long now, long long amount) noexcept:
+        """Give when it makes sense to ask again; 0: it fits, -1: never."""
+        if self.taken + amount <= self.limit:
+            return 0
+        return -1 if amount > self.limit else SOON_US
+
+    cpdef bint idle(self, long long now) noexcept:
+        """Tell whether it holds nothing that a new meter would not know."""
+        return self.taken == 0
+
+
+cdef long long month_start(long long days, int further) noexcept nogil:
+    """Give the day on which the month of a day begins, or the month after it (`further` 1).
+
+    Days count from 1970-01-01. Hinnant, "chrono-Compatible Low-Level Date Algorithms": years begin
+    in March, so that the leap day is the last of its year.
+    """
+    cdef long long shifted = days + 719_468
+    cdef long long era = shifted // 146_097
+    cdef long long of_era = shifted - era * 146_097
+    cdef long long year = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
+    cdef long long of_year = of_era - (365 * year + year // 4 - year // 100)
+    cdef long long month = (5 * of_year + 2) // 153 + further
+    if month == 12:
+        month = 0
+        year += 1
+        if year == 400:
+            year = 0
+            era += 1
+    of_year = (153 * month + 2) // 5
+    return era * 146_097 + year * 365 + year // 4 - year // 100 + of_year - 719_468
+
+
+@cython.final
+cdef class Budget(Meter):
+    def __init__(self, long long limit_nano, str period, bint hard=True):
+        self.metric = MONEY
+        self.limit = limit_nano
+        self.period = period
+        self.kind = KINDS[period]
+        self.hard = hard
+        self.end = FOREVER if self.kind == TOTAL else 0
+
+    @property
+    def spent(self):
+        """What was settled in the period; set it to what the store knows, before first use."""
+        return self.used
+
+    @spent.setter
+    def spent(self, long long nano):
+        self.used = nano
+
+    cpdef long long starts_us(self, long long now) noexcept:
+        """Give when the period began, in epoch microseconds."""
+        self.roll(later(now, self.latest))
+        return self.start
+
+    cdef void roll(self, long long now) noexcept:
+        cdef long long day
+        if now < self.end:
+            return
+        if self.end:  # what is still reserved belongs to the period that is over
+            self.used = self.reserved = 0
+        day = now // DAY_US
+        if self.kind == WEEK:  # 1970-01-01 was a Thursday
+            day = (day + 3) // 7 * 7 - 3
+            self.end = (day + 7) * DAY_US
+        elif self.kind == MONTH:
+            self.end = month_start(day, 1) * DAY_US
+            day = month_start(day, 0)
+        else:
+            self.end = (day + 1) * DAY_US
+        self.start = day * DAY_US
+
+    cdef bint fits(self, long long now, long long amount) noexcept:
+        self.latest = now
+        self.roll(now)
+        return not self.hard or amount <= self.limit - self.used - self.reserved
+
+    cdef void take(self, long long now, long long amount) noexcept:
+        self.reserved += amount
+
+    cdef void correct(
+        self, long long at, long long now, long long taken, long long used
+    ) noexcept:
+        if at >= self.start:
+            self.reserved -= taken
+            self.used = self.used + used if used < FOREVER - self.used else FOREVER
+
+    cpdef long long remaining(self, long long now) noexcept:
+        """Give what may still be reserved."""
+        self.roll(later(now, self.latest))
+        return later(self.limit - self.used - self.reserved, 0)
+
+    cpdef long long reset_us(self, long long now) noexcept:
+        """Give how long until the next period; -1: there is none."""
+        if self.kind == TOTAL:
+            return -1
+        now = later(now, self.latest)
+        self.roll(now)
+        return self.end - now
+
+    cpdef long long retry_us(self, long long now, long long amount) noexcept:
+        """Give how long until `amount` may fit; 0: it does, -1: never."""
+        now = later(now, self.latest)
+        if self.fits(now, amount):
+            return 0
+        if amount <= self.limit - self.used:  # only open reservations stand in the way
+            return SOON_US
+        if amount > self.limit:
+            return -1
+        return self.reset_us(now)
+
+    cpdef bint idle(self, long long now) noexcept:
+        """Tell whether it holds nothing that the store does not know."""
+        return self.reserved == 0
+
+
+cdef inline Meter meter_at(tuple meters, Py_ssize_t index):
+    return <Meter>PyTuple_GET_ITEM(meters, index)
+
+
+cdef inline long long share(
+    int metric, long long requests, long long tokens, long long slots, long long nano
+) noexcept:
+    """Give which of the amounts a metric counts."""
+    if metric == REQUESTS:
+        return requests
+    if metric == TOKENS:
+        return tokens
+    return nano if metric == MONEY else slots
+
+
+@cython.final
+cdef class Guard:
+    def __init__(self, tuple meters not None):
+        cdef Meter meter
+        self.meters = tuple(dict.fromkeys(meters))  # one that stands twice would be asked once
+        self.count = len(self.meters)
+        for meter in self.meters:
+            if meter.metric == TOKENS:
+                self.wants_tokens = True
+            elif meter.metric == MONEY:
+                self.wants_money = True
+
+    cdef long long latest(self, long long now) noexcept:
+        cdef Py_ssize_t index
+        for index in range(self.count):
+            now = later(now, meter_at(self.meters, index).latest)
+        return now
+
+    cpdef Reservation reserve(self, long long now, long long tokens, long long nano):
+        """Take from every meter, or from none: then the answer is None and nothing has changed."""
+        cdef Py_ssize_t index
+        cdef Meter meter
+        cdef Reservation held
+        tokens = later(tokens, 0)
+        nano = later(nano, 0)
+        now = self.latest(now)
+        for index in range(self.count):
+            meter = meter_at(self.meters, index)
+            if not meter.fits(now, share(meter.metric, 1, tokens, 1, nano)):
+                return None
+        held = Reservation.__new__(Reservation)
+        held.guard = self
+        held.at_us = now
+        held.tokens = tokens
+        held.nano = nano
+        for index in range(self.count):
+            meter = meter_at(self.meters, index)
+            meter.take(now, share(meter.metric, 1, tokens, 1, nano))
+        held.open = True
+        return held
+
+    cpdef tuple refusal(self, long long now, long long tokens, long long nano):
+        """Give the meter that stands in the way the longest, and for how long; -1: for ever.
+
+        (None, 0) when nothing does.
+        """
+        cdef Py_ssize_t index
+        cdef long long wait, longest = 0
+        cdef Meter meter, worst = None
+        now = self.latest(now)
+        for index in range(self.count):
+            meter = meter_at(self.meters, index)
+            wait = meter.retry_us(
+                now, share(meter.metric, 1, later(tokens, 0), 1, later(nano, 0))
+            )
+            if wait == 0 or longest == -1:
+                continue
+            if wait == -1 or wait > longest:
+                worst = meter
+                longest = wait
+        return worst, longest
+
+    cpdef bytes fields(self, long long now):
+        """Give the x-ratelimit header lines of the tightest meters; b"" when there are none."""
+        cdef char lines[512]
+        cdef Py_ssize_t size = 0
+        cdef int metric
+        cdef Meter meter
+        now = self.latest(now)
+        for metric in range(2):
+            meter = self.tightest(metric, now)
+            if meter is not None:
+                size += put_lines(
+                    lines + size, metric, meter.limit, meter.remaining(now), meter.reset_us(now)
+                )
+        return PyBytes_FromStringAndSize(lines, size) if size else b""
+
+    cdef Meter tightest(self, int metric, long long now):
+        cdef Py_ssize_t index
+        cdef Meter meter
+        cdef Meter found = None
+        cdef long long left, least = FOREVER
+        for index in range(self.count):
+            meter = meter_at(self.meters, index)
+            if meter.metric == metric:
+                left = meter.remaining(now)
+                if found is None or left < least:
+                    found = meter
+                    least = left
+        return found
+
+    cdef void close(
+        self, Reservation held, long long now, long long requests, long long tokens, long long nano
+    ) noexcept:
+        cdef Py_ssize_t index
+        cdef Meter meter
+        for index in range(self.count):
+            if index < 64 and held.forgone >> index & 1:
+                continue
+            meter = meter_at(self.meters, index)
+            meter.correct(
+                held.at_us,
+                now,
+                share(meter.metric, 1, held.tokens, 1, held.nano),
+                share(meter.metric, requests, tokens, 0, nano),
+            )
+
+
+@cython.final
+@cython.no_gc  # it holds a guard, and no guard or meter holds it: there is no cycle to find
+@cython.freelist(256)
+cdef class Reservation:
+    def __init__(self):
+        raise TypeError("a guard makes reservations")
+
+    def __dealloc__(self):
+        if self.open:  # nobody said what was used: what was reserved counts as used
+            self.open = False
+            self.guard.close(self, self.at_us, 1, self.tokens, self.nano)
+
+    cpdef void settle(self, long long now, long long tokens, long long nano) noexcept:
+        """Say what was used. Once: what comes later does nothing."""
+        if self.open:
+            self.open = False
+            self.guard.close(self, now, 1, later(tokens, 0), later(nano, 0))
+
+    cpdef void release(self, long long now) noexcept:
+        """Give everything back: nothing was used."""
+        if self.open:
+            self.open = False
+            self.guard.close(self, now, 0, 0, 0)
+
+    cpdef void forgo(self, Py_ssize_t index, long long now) noexcept:
+        """Give back what was taken from one meter of the guard, which turned out not to apply."""
+        cdef Meter meter
+        if not self.open or not 0 <= index < min(self.guard.count, 64):
+            return
+        if self.forgone >> index & 1:
+            return
+        self.forgone |= <unsigned long long>1 << index
+        meter = meter_at(self.guard.meters, index)
+        meter.correct(self.at_us, now, share(meter.metric, 1, self.tokens, 1, self.nano), 0)
+
+
+# -- header lines -------------------------------------------------------------------------------
+
+cdef const char *NAMES[2]
+NAMES[0] = b"requests: "
+NAMES[1] = b"tokens: "
+
+
+cdef Py_ssize_t put_text(char *at, const char *text, Py_ssize_t size) noexcept nogil:
+    memcpy(at, text, size)
+    return size
+
+
+cdef Py_ssize_t put_number(char *at, long long number) noexcept nogil:
+    cdef char digits[20]
+    cdef Py_ssize_t count = 0, index
+    number = later(number, 0)
+    while True:
+        digits[count] = c'0' + <char>(number % 10)
+        count += 1
+        number //= 10
+        if number == 0:
+            break
+    for index in range(count):
+        at[index] = digits[count - 1 - index]
+    return count
+
+
+cdef Py_ssize_t put_duration(char *at, long long us) noexcept nogil:
+    """Write a time as OpenAI does: 12ms, 1.5s, 6m0s; rounded up."""
+    cdef long long ms = (us + 999) // 1000
+    cdef long long seconds = ms // 1000
+    cdef long long part = ms % 1000
+    cdef Py_ssize_t size = 0
+    cdef long long unit = 100
+    if 0 < ms < 1000:
+        size = put_number(at, ms)
+        return size + put_text(at + size, b"ms", 2)
+    if seconds >= 3600:
+        size += put_number(at + size, seconds // 3600)
+        size += put_text(at + size, b"h", 1)
+    if seconds >= 60:
+        size += put_number(at + size, seconds // 60 % 60)
+        size += put_text(at + size, b"m", 1)
+    size += put_number(at + size, seconds % 60)
+    if part:
+        size += put_text(at + size, b".", 1)
+        while part:
+            at[size] = c'0' + <char>(part // unit)
+            size += 1
+            part %= unit
+            unit //= 10
+    return size + put_text(at + size, b"s", 1)
+
+
+cdef Py_ssize_t put_lines(
+    char *at, int name, long long limit, long long left, long long reset
+) noexcept nogil:
+    cdef Py_ssize_t length = 10 if name == 0 else 8
+    cdef Py_ssize_t size = 0
+    size += put_text(at + size, b"x-ratelimit-limit-", 18)
+    size += put_text(at + size, NAMES[name], length)
+    size += put_number(at + size, limit)
+    size += put_text(at + size, b"\r\nx-ratelimit-remaining-", 24)
+    size += put_text(at + size, NAMES[name], length)
+    size += put_number(at + size, left)
+    if reset >= 0:
+        size += put_text(at + size, b"\r\nx-ratelimit-reset-", 20)
+        size += put_text(at + size, NAMES[name], length)
+        size += put_duration(at + size, reset)
+    return size + put_text(at + size, b"\r\n", 2)
+
+
+# -- amounts ------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Tariff:
+    def __init__(
+        self,
+        Family family not None,
+        long long input_pico=0,
+        long long output_pico=0,
+        long long request_pico=0,
+        long long max_output=-1,
+    ):
+        self.family = family
+        self.input_pico = input_pico
+        self.output_pico = output_pico
+        self.request_pico = request_pico
+        self.max_output = max_output
+
+    cdef Amounts bound(
+        self, long long estimated, long long size, long long most, long long choices, bint stream
+    ) noexcept:
+        cdef long long prompt = min(self.family.correct(estimated), later(size, 0))
+        cdef long long output = SLICE
+        cdef Amounts amounts
+        if most >= 0:
+            output = most
+        elif not stream and self.max_output >= 0:
+            output = self.max_output
+        if self.max_output >= 0:
+            output = min(output, self.max_output)
+        output = min(output, 1 << 40) * min(later(choices, 1), 1 << 16)
+        amounts.tokens = prompt + output
+        amounts.nano = nano_of(
+            prompt, self.input_pico, output, self.output_pico, self.request_pico
+        )
+        return amounts
+
+    def amounts(
+        self, long long estimated, long long size, long long most, long long choices, bint stream
+    ):
+        """Give (tokens, nano-dollars) to reserve for a request.
+
+        `estimated` is the estimator's count of the prompt, `size` the body's bytes, `most` the
+        maximum the client asked for or -1, `choices` how many answers it wants.
+        """
+        cdef Amounts amounts = self.bound(estimated, size, most, choices, stream)
+        return amounts.tokens, amounts.nano

@@ -1,0 +1,527 @@
+"""Limits and budgets in memory: meters, all-or-nothing guards, reservations. Twin: _limits.pyx."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from fastgw._ext.pure.estimate import Family
+
+_METRICS = {"requests": 0, "tokens": 1}
+_NAMES = ("requests", "tokens")
+_CONCURRENT = 2
+_MONEY = 3
+_CELLS = 128
+_SLICE = 2048
+"""Output tokens a stream reserves when nobody says how long it gets."""
+_FOREVER = 0x3FFFFFFFFFFFFFFF
+_DAY = timedelta(days=1)
+_SOON_US = 1_000_000
+"""When somebody else's slot or reservation may have come back."""
+_MOST_FORGONE = 64
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+_EPOCH = (time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 1000
+
+
+def now_us() -> int:
+    """Give the time as epoch microseconds that never run back.
+
+    The wall clock as it was at import, carried on by the time since boot: setting the clock moves
+    no window, and a machine that slept wakes up in the right period.
+    """
+    return _EPOCH + time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+
+
+class Meter:
+    """What one limit or budget counts for one match."""
+
+    metric: int = 0
+    """0 requests, 1 tokens, 2 concurrent, 3 money."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.rule: Any = None
+        self.value = ""
+        self.latest = 0
+        """When it was last asked; time never runs back."""
+
+    def fits(self, now: int, amount: int, /) -> bool:
+        """Tell whether `amount` may be taken now."""
+        raise NotImplementedError
+
+    def take(self, now: int, amount: int, /) -> None:
+        """Take what fits."""
+        raise NotImplementedError
+
+    def correct(self, at: int, now: int, taken: int, used: int, /) -> None:
+        """Note that what was taken at `at` turned out to be `used`."""
+        raise NotImplementedError
+
+    def remaining(self, now: int, /) -> int:
+        """Give how much is left."""
+        raise NotImplementedError
+
+    def reset_us(self, now: int, /) -> int:
+        """Give how long until all of it is there again; -1: never."""
+        raise NotImplementedError
+
+    def retry_us(self, now: int, amount: int, /) -> int:
+        """Give how long until `amount` fits; 0: it does, -1: never."""
+        raise NotImplementedError
+
+    def idle(self, now: int, /) -> bool:
+        """Tell whether it holds nothing that a new meter would not know."""
+        raise NotImplementedError
+
+
+class Window(Meter):
+    """A sliding window: a ring of cells, the oldest of which leaves as a whole.
+
+    A cell's width is the window's 127th part, rounded up. So at most 128 cells reach into a window,
+    and one leaves no later than 1/127 of a window after its first microsecond did.
+    """
+
+    def __init__(self, limit: int, window_us: int, metric: str = "requests") -> None:
+        if window_us < 1:
+            raise ValueError("a window lasts at least a microsecond")
+        super().__init__(limit)
+        self.metric = _METRICS[metric]
+        self.window_us = window_us
+        self._cell_us = -(-window_us // (_CELLS - 1))
+        self._cells = [0] * _CELLS
+        self._total = 0
+        self._tail = 0
+
+    def _leaves(self, cell: int) -> int:
+        return (cell + 1) * self._cell_us - 1 + self.window_us
+
+    def _advance(self, now: int) -> None:
+        while self._leaves(self._tail) <= now:
+            if self._total == 0:
+                self._tail = (now - self.window_us + 1) // self._cell_us
+                return
+            self._total -= self._cells[self._tail % _CELLS]
+            self._cells[self._tail % _CELLS] = 0
+            self._tail += 1
+
+    def fits(self, now: int, amount: int, /) -> bool:
+        """Tell whether `amount` may be taken now."""
+        self.latest = now
+        self._advance(now)
+        return self._total + amount <= self.limit
+
+    def take(self, now: int, amount: int, /) -> None:
+        """Take what fits."""
+        self._cells[now // self._cell_us % _CELLS] += amount
+        self._total += amount
+
+    def correct(self, at: int, now: int, taken: int, used: int, /) -> None:
+        """Note that what was taken at `at` turned out to be `used`."""
+        cell = at // self._cell_us
+        if used > taken:
+            # What was not foreseen counts from when it became known: its own cell may be gone.
+            self.latest = now = max(now, self.latest)
+            self._advance(now)
+            self.take(now, used - taken)
+        elif cell >= self._tail:
+            self._cells[cell % _CELLS] -= taken - used
+            self._total -= taken - used
+
+    def remaining(self, now: int, /) -> int:
+        """Give how much is left."""
+        self._advance(max(now, self.latest))
+        return max(self.limit - self._total, 0)
+
+    def reset_us(self, now: int, /) -> int:
+        """Give how long until all of it is there again."""
+        now = max(now, self.latest)
+        self._advance(now)
+        if self._total == 0:
+            return 0
+        cell = now // self._cell_us
+        while self._cells[cell % _CELLS] == 0:
+            cell -= 1
+        return self._leaves(cell) - now
+
+    def retry_us(self, now: int, amount: int, /) -> int:
+        """Give how long until `amount` fits; 0: it does, -1: never."""
+        now = max(now, self.latest)
+        self._advance(now)
+        over = self._total + amount - self.limit
+        if over <= 0:
+            return 0
+        if amount > self.limit:
+            return -1
+        cell = self._tail
+        while (over := over - self._cells[cell % _CELLS]) > 0:
+            cell += 1
+        return self._leaves(cell) - now
+
+    def idle(self, now: int, /) -> bool:
+        """Tell whether it holds nothing that a new meter would not know."""
+        self._advance(max(now, self.latest))
+        return self._total == 0
+
+
+class Bucket(Meter):
+    """A token bucket: what was taken drains at a steady rate (GCRA).
+
+    The debt is in units times microseconds, so that no fraction is ever rounded.
+    """
+
+    def __init__(
+        self, rate_per_window: int, window_us: int, burst: int, metric: str = "requests"
+    ) -> None:
+        if window_us < 1:
+            raise ValueError("a window lasts at least a microsecond")
+        super().__init__(rate_per_window)
+        self.metric = _METRICS[metric]
+        self.window_us = window_us
+        self.burst = burst
+        self._debt = 0
+
+    def _advance(self, now: int) -> None:
+        if now > self.latest:
+            self._debt = max(self._debt - self.limit * (now - self.latest), 0)
+            self.latest = now
+
+    def _excess(self, amount: int) -> int:
+        return self._debt + (amount - self.burst) * self.window_us
+
+    def _wait(self, over: int) -> int:
+        if over <= 0:
+            return 0
+        if self.limit <= 0:
+            return -1
+        return min(-(-over // self.limit), _FOREVER)
+
+    def fits(self, now: int, amount: int, /) -> bool:
+        """Tell whether `amount` may be taken now."""
+        self._advance(now)
+        return self._excess(amount) <= 0
+
+    def take(self, _now: int, amount: int, /) -> None:
+        """Take what fits."""
+        self._debt += amount * self.window_us
+
+    def correct(self, at: int, now: int, taken: int, used: int, /) -> None:
+        """Note that what was taken at `at` turned out to be `used`.
+
+        What has drained since does not come back: the bucket would be emptier than if it had never
+        been taken.
+        """
+        self._advance(now)
+        if used > taken:
+            self._debt += (used - taken) * self.window_us
+        else:
+            left = (taken - used) * self.window_us - self.limit * (self.latest - at)
+            self._debt = max(self._debt - max(left, 0), 0)
+
+    def remaining(self, now: int, /) -> int:
+        """Give how much is left."""
+        self._advance(now)
+        return max(-self._excess(0) // self.window_us, 0)
+
+    def reset_us(self, now: int, /) -> int:
+        """Give how long until all of it is there again; -1: never."""
+        self._advance(now)
+        return self._wait(self._debt)
+
+    def retry_us(self, now: int, amount: int, /) -> int:
+        """Give how long until `amount` fits; 0: it does, -1: never."""
+        self._advance(now)
+        if self._excess(amount) <= 0:
+            return 0
+        if amount > self.burst:
+            return -1
+        return self._wait(self._excess(amount))
+
+    def idle(self, now: int, /) -> bool:
+        """Tell whether it holds nothing that a new meter would not know."""
+        self._advance(now)
+        return self._debt == 0
+
+
+class Slots(Meter):
+    """Exchanges at the same time."""
+
+    metric = _CONCURRENT
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.taken = 0
+
+    def fits(self, now: int, amount: int, /) -> bool:
+        """Tell whether `amount` may be taken now."""
+        self.latest = now
+        return self.taken + amount <= self.limit
+
+    def take(self, _now: int, amount: int, /) -> None:
+        """Take what fits."""
+        self.taken += amount
+
+    def correct(self, _at: int, _now: int, taken: int, used: int, /) -> None:
+        """Note that what was taken turned out to be `used`."""
+        self.taken -= taken - used
+
+    def remaining(self, _now: int, /) -> int:
+        """Give how many are free."""
+        return max(self.limit - self.taken, 0)
+
+    def reset_us(self, _now: int, /) -> int:
+        """Give when it makes sense to look again: nobody knows when a slot comes back."""
+        return _SOON_US if self.taken else 0
+
+    def retry_us(self, _now: int, amount: int, /) -> int:
+        """Give when it makes sense to ask again; 0: it fits, -1: never."""
+        if self.taken + amount <= self.limit:
+            return 0
+        return -1 if amount > self.limit else _SOON_US
+
+    def idle(self, _now: int, /) -> bool:
+        """Tell whether it holds nothing that a new meter would not know."""
+        return self.taken == 0
+
+
+class Budget(Meter):
+    """Spend in a calendar period, in nano-dollars."""
+
+    metric = _MONEY
+
+    def __init__(self, limit_nano: int, period: str, hard: bool = True) -> None:
+        super().__init__(limit_nano)
+        if period not in {"day", "week", "month", "total"}:
+            raise KeyError(period)
+        self.period = period
+        self.hard = hard
+        self.loaded = False
+        """Whether what was spent before is known."""
+        self.spent = 0
+        """What was settled in the period; set it to what the store knows, before first use."""
+        self.reserved = 0
+        self._start = 0
+        self._end = _FOREVER if period == "total" else 0
+
+    def starts_us(self, now: int, /) -> int:
+        """Give when the period began, in epoch microseconds."""
+        self._roll(max(now, self.latest))
+        return self._start
+
+    def _roll(self, now: int) -> None:
+        if now < self._end:
+            return
+        if self._end:  # what is still reserved belongs to the period that is over
+            self.spent = self.reserved = 0
+        day = _BEGINNING + timedelta(days=now // 86_400_000_000)
+        if self.period == "week":
+            day -= timedelta(days=day.weekday())
+            end = day + 7 * _DAY
+        elif self.period == "month":
+            day = day.replace(day=1)
+            end = (day + 31 * _DAY).replace(day=1)
+        else:
+            end = day + _DAY
+        self._start = (day - _BEGINNING) // timedelta(microseconds=1)
+        self._end = (end - _BEGINNING) // timedelta(microseconds=1)
+
+    def fits(self, now: int, amount: int, /) -> bool:
+        """Tell whether `amount` may be taken now."""
+        self.latest = now
+        self._roll(now)
+        return not self.hard or amount <= self.limit - self.spent - self.reserved
+
+    def take(self, _now: int, amount: int, /) -> None:
+        """Take what fits."""
+        self.reserved += amount
+
+    def correct(self, at: int, _now: int, taken: int, used: int, /) -> None:
+        """Note that what was taken at `at` turned out to be `used`."""
+        if at >= self._start:
+            self.reserved -= taken
+            self.spent = min(self.spent + used, _FOREVER)
+
+    def remaining(self, now: int, /) -> int:
+        """Give what may still be reserved."""
+        self._roll(max(now, self.latest))
+        return max(self.limit - self.spent - self.reserved, 0)
+
+    def reset_us(self, now: int, /) -> int:
+        """Give how long until the next period; -1: there is none."""
+        if self.period == "total":
+            return -1
+        now = max(now, self.latest)
+        self._roll(now)
+        return self._end - now
+
+    def retry_us(self, now: int, amount: int, /) -> int:
+        """Give how long until `amount` may fit; 0: it does, -1: never."""
+        now = max(now, self.latest)
+        if self.fits(now, amount):
+            return 0
+        if amount <= self.limit - self.spent:  # only open reservations stand in the way
+            return _SOON_US
+        return -1 if amount > self.limit else self.reset_us(now)
+
+    def idle(self, _now: int, /) -> bool:
+        """Tell whether it holds nothing that the store does not know."""
+        return self.reserved == 0
+
+
+def _share(metric: int, requests: int, tokens: int, slots: int, nano: int) -> int:
+    return (requests, tokens, slots, nano)[metric]
+
+
+class Guard:
+    """Every meter that applies to one kind of request, reserved from in one step."""
+
+    def __init__(self, meters: tuple[Meter, ...], /) -> None:
+        self.meters = tuple(dict.fromkeys(meters))
+        """One that stands twice would be asked once and taken from twice."""
+        self.wants_tokens = any(meter.metric == _METRICS["tokens"] for meter in self.meters)
+        self.wants_money = any(meter.metric == _MONEY for meter in self.meters)
+
+    def _latest(self, now: int) -> int:
+        return max([now, *(meter.latest for meter in self.meters)])
+
+    def reserve(self, now: int, tokens: int, nano: int, /) -> Reservation | None:
+        """Take from every meter, or from none: then the answer is None and nothing has changed."""
+        tokens, nano = max(tokens, 0), max(nano, 0)
+        now = self._latest(now)
+        for meter in self.meters:
+            if not meter.fits(now, _share(meter.metric, 1, tokens, 1, nano)):
+                return None
+        for meter in self.meters:
+            meter.take(now, _share(meter.metric, 1, tokens, 1, nano))
+        return Reservation(self, now, tokens, nano)
+
+    def refusal(self, now: int, tokens: int, nano: int, /) -> tuple[Meter | None, int]:
+        """Give the meter that stands in the way the longest, and for how long; -1: for ever.
+
+        (None, 0) when nothing does.
+        """
+        now = self._latest(now)
+        worst, longest = None, 0
+        for meter in self.meters:
+            amount = _share(meter.metric, 1, max(tokens, 0), 1, max(nano, 0))
+            wait = meter.retry_us(now, amount)
+            if wait == 0 or longest == -1:
+                continue
+            if wait == -1 or wait > longest:
+                worst, longest = meter, wait
+        return worst, longest
+
+    def fields(self, now: int, /) -> bytes:
+        """Give the x-ratelimit header lines of the tightest meters; b"" when there are none."""
+        now = self._latest(now)
+        lines = []
+        for metric, name in enumerate(_NAMES):
+            meters = [meter for meter in self.meters if meter.metric == metric]
+            if not meters:
+                continue
+            tightest = min(meters, key=lambda meter: meter.remaining(now))
+            lines.append(f"x-ratelimit-limit-{name}: {max(tightest.limit, 0)}\r\n")
+            lines.append(f"x-ratelimit-remaining-{name}: {tightest.remaining(now)}\r\n")
+            reset = tightest.reset_us(now)
+            if reset >= 0:
+                lines.append(f"x-ratelimit-reset-{name}: {_duration(reset)}\r\n")
+        return "".join(lines).encode()
+
+
+class Reservation:
+    """What one exchange holds until it is settled or released, once."""
+
+    __slots__ = ("_forgone", "at_us", "guard", "nano", "open", "tokens")
+
+    def __init__(self, guard: Guard, at_us: int, tokens: int, nano: int, /) -> None:
+        self.guard = guard
+        self.at_us = at_us
+        self.tokens = tokens
+        self.nano = nano
+        self.open = True
+        self._forgone: set[int] = set()
+
+    def __del__(self) -> None:
+        if self.open:  # nobody said what was used: what was reserved counts as used
+            self._close(self.at_us, 1, self.tokens, self.nano)
+
+    def settle(self, now: int, tokens: int, nano: int, /) -> None:
+        """Say what was used. Once: what comes later does nothing."""
+        if self.open:
+            self._close(now, 1, max(tokens, 0), max(nano, 0))
+
+    def release(self, now: int, /) -> None:
+        """Give everything back: nothing was used."""
+        if self.open:
+            self._close(now, 0, 0, 0)
+
+    def forgo(self, index: int, now: int, /) -> None:
+        """Give back what was taken from one meter of the guard, which turned out not to apply."""
+        meters = self.guard.meters
+        if (
+            self.open
+            and 0 <= index < min(len(meters), _MOST_FORGONE)
+            and index not in self._forgone
+        ):
+            self._forgone.add(index)
+            taken = _share(meters[index].metric, 1, self.tokens, 1, self.nano)
+            meters[index].correct(self.at_us, now, taken, 0)
+
+    def _close(self, now: int, requests: int, tokens: int, nano: int) -> None:
+        self.open = False
+        for index, meter in enumerate(self.guard.meters):
+            if index not in self._forgone:
+                taken = _share(meter.metric, 1, self.tokens, 1, self.nano)
+                used = _share(meter.metric, requests, tokens, 0, nano)
+                meter.correct(self.at_us, now, taken, used)
+
+
+def _duration(us: int) -> str:
+    """Write a time as OpenAI does: 12ms, 1.5s, 6m0s; rounded up."""
+    ms = -(-us // 1000)
+    if 0 < ms < 1000:
+        return f"{ms}ms"
+    seconds, part = divmod(ms, 1000)
+    hours = f"{seconds // 3600}h" if seconds >= 3600 else ""
+    minutes = f"{seconds // 60 % 60}m" if seconds >= 60 else ""
+    fraction = f".{part:03d}".rstrip("0") if part else ""
+    return f"{hours}{minutes}{seconds % 60}{fraction}s"
+
+
+class Tariff:
+    """What a request to one model may use at most, and what that may cost."""
+
+    def __init__(
+        self,
+        family: Family,
+        input_pico: int = 0,
+        output_pico: int = 0,
+        request_pico: int = 0,
+        max_output: int = -1,
+    ) -> None:
+        self.family = family
+        self.input_pico = input_pico
+        self.output_pico = output_pico
+        self.request_pico = request_pico
+        self.max_output = max_output
+
+    def amounts(
+        self, estimated: int, size: int, most: int, choices: int, stream: bool, /
+    ) -> tuple[int, int]:
+        """Give (tokens, nano-dollars) to reserve for a request.
+
+        `estimated` is the estimator's count of the prompt, `size` the body's bytes, `most` the
+        maximum the client asked for or -1, `choices` how many answers it wants.
+        """
+        prompt = min(self.family.correct(estimated), max(size, 0))
+        output = _SLICE
+        if most >= 0:
+            output = most
+        elif not stream and self.max_output >= 0:
+            output = self.max_output
+        if self.max_output >= 0:
+            output = min(output, self.max_output)
+        output = min(output, 1 << 40) * min(max(choices, 1), 1 << 16)
+        pico = prompt * self.input_pico + output * self.output_pico + self.request_pico
+        return prompt + output, min(-(-pico // 1000), _FOREVER)

@@ -1,0 +1,364 @@
+# cython: language_level=3, annotation_typing=False, nonecheck=True
+"""Plans: what the stages decided for one kind of request, compiled to data for the fast lane.
+
+The standard lane leaves a plan behind when it serves a request; the fast lane executes it for the
+next one with the same key, endpoint, model and tag header. A plan decides nothing: it is what
+authenticate, admit, route and translate came to, and it lists the stamps of what they looked at. A
+change kills the stamp, and with it every plan that bears it, and no other.
+
+One text: compiled when a compiler is there (`plan.pxd` holds the types), plain Python otherwise,
+where no fast lane uses it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastgw._ext import estimate, limits
+from fastgw.catalog.cost import price_lines
+from fastgw.flow.exchange import Exchange
+from fastgw.flow.relay import Labels, labels_of, signature
+from fastgw.flow.stamp import Stamp
+from fastgw.flow.translate import outlet_of
+from fastgw.providers import registry
+from fastgw.providers.record import Asked
+from fastgw.providers.relay import OpenAIRelay, relay_facts
+from fastgw.upstream.origin import Origin
+from fastgw.wire import json
+
+if TYPE_CHECKING:
+    from fastgw._ext import sse
+    from fastgw.domain import Deployment, Model, Principal, Timeouts
+    from fastgw.errors import GatewayError
+    from fastgw.flow.context import Context
+    from fastgw.providers.record import ProviderType
+    from fastgw.upstream import Pool
+
+MOST_PLANS = 64
+"""Plans of one key: models times tag headers that are in use at the same time."""
+MOST_KEYS = 100_000
+MOST_PEERS = 1_000
+MOST_PRICE = 2**63
+"""Pico-dollars a unit that a C integer holds."""
+
+KEYS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
+ASIDE = (
+    b"content-type",
+    b"content-encoding",
+    b"x-request-id",
+    b"x-fastgw-tags",
+    b"x-fastgw-timeout-s",
+    b"x-fastgw-strict",
+    b"x-fastgw-explain",
+    b"x-fastgw-dry-run",
+)
+FIELDS = (
+    *KEYS,
+    *ASIDE,
+    *sorted({name.encode() for record in registry.values() for name in record.forward_headers}),
+)
+"""Request fields the fast lane looks for; a leg names those it copies by their place here."""
+
+
+_ASKED = Asked(b"", {}, "", "", stream=False)
+
+
+class Leg:
+    """One deployment of a plan: where a request goes, how its head begins, what it costs."""
+
+    __slots__ = (
+        "asks_usage", "cache_write", "cached", "cost_nano", "deployment", "duration", "first_token",
+        "forgone", "forward", "input", "labels", "model_json", "origin", "output", "overhead",
+        "prefix", "priced", "prices", "provider_type", "ready", "reasoning", "replay", "requests",
+        "signature", "timeouts", "upstream", "weight",
+    )  # fmt: skip
+
+    deployment: Deployment
+    provider_type: ProviderType
+    weight: int
+    origin: Origin
+    timeouts: Timeouts
+    replay: bool
+    prefix: bytes
+    """The constant beginning of the request's head."""
+    forward: tuple[tuple[int, bytes], ...]
+    """Client fields that go along: place in FIELDS, beginning of the line."""
+    model_json: bytes | None
+    """What the model's name is replaced by, if it is."""
+    asks_usage: bool
+    labels: Labels
+    forgone: tuple[int, ...]
+    """Meters of the plan that are about other providers than this one."""
+    signature: bytes
+    priced: bool
+    prices: tuple[int, ...] | None
+    ready: bool
+
+
+class Plan:
+    """What one kind of request leads to, as the fast lane executes it."""
+
+    __slots__ = (
+        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_stamp", "legs",
+        "model", "peers", "principal", "requested_model", "rules_stamp", "tags", "tariff", "weight",
+    )  # fmt: skip
+
+    principal: Principal
+    model: Model
+    endpoint: str
+    client_api: str
+    requested_model: str
+    tags: dict[str, str]
+    expires_at: int
+    """Epoch milliseconds; 0: never."""
+    legs: tuple[Leg, ...]
+    weight: int
+    """The sum of the legs' weights."""
+    guard: limits.Guard | None
+    """None where no limit and no budget applies."""
+    tariff: limits.Tariff | None
+    peers: set[str] | None
+    """Client addresses that were found to be allowed; None: all are."""
+    key_stamp: Stamp
+    directory_stamp: Stamp
+    rules_stamp: Stamp
+
+
+class KeyPlans:
+    """The plans of one key, by endpoint, model and tag header."""
+
+    __slots__ = ("plans",)
+
+    plans: dict[bytes, Plan]
+
+    def __init__(self) -> None:
+        self.plans = {}
+
+
+class Plans:
+    """All plans of a worker, by digest of the key; what is not used for long is forgotten.
+
+    Two generations: an entry that is found in the old one moves to the young one, and when the
+    young one is full it becomes the old one. So forgetting costs nothing while plans are used.
+    """
+
+    __slots__ = ("old", "size", "young")
+
+    young: dict[bytes, KeyPlans]
+    old: dict[bytes, KeyPlans]
+
+    def __init__(self, size: int = MOST_KEYS) -> None:
+        self.size = size
+        self.young = {}
+        self.old = {}
+
+    def __len__(self) -> int:
+        return len(self.young.keys() | self.old.keys())
+
+    def of_key(self, digest: bytes) -> KeyPlans | None:
+        """Give the plans of a key, if it has any."""
+        found = self.young.get(digest)
+        if found is None:
+            found = self.old.get(digest)
+            if found is not None:
+                self.keep(digest, found)
+        return found
+
+    def keep(self, digest: bytes, plans: KeyPlans) -> None:
+        """Put a key into the young generation."""
+        if len(self.young) >= self.size // 2:
+            self.old = self.young
+            self.young = {}
+        self.young[digest] = plans
+
+    def put(self, digest: bytes, kind: bytes, plan: Plan) -> None:
+        """Remember a plan; of too many the one made first is forgotten."""
+        of_key = self.of_key(digest)
+        if of_key is None:
+            of_key = KeyPlans()
+            self.keep(digest, of_key)
+        plans = of_key.plans
+        if kind not in plans and len(plans) >= MOST_PLANS:
+            del plans[next(iter(plans))]
+        plans[kind] = plan
+
+    def count(self) -> int:
+        """Give how many plans there are, dead ones too."""
+        both = {**self.old, **self.young}
+        return sum(len(each.plans) for each in both.values())
+
+
+def kind_of(endpoint: str, model: str, tags: str | None) -> bytes:
+    """Give the name of a kind of request among those of a key."""
+    return b"\0".join(
+        text.encode("utf-8", "surrogateescape")  # as aiohttp reads header fields
+        for text in (endpoint, model, tags or "")
+    )
+
+
+def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
+    """Leave a plan behind for requests like this one, if the fast lane can serve them."""
+    plans = context.plans
+    if plans is None or exchange.pinned is not None or exchange.digest == context.anonymous:
+        return
+    tags = exchange.headers.get("x-fastgw-tags")
+    kind = kind_of(exchange.endpoint, exchange.requested_model, tags)
+    of_key = plans.of_key(exchange.digest)
+    plan = of_key.plans.get(kind) if of_key is not None else None
+    if plan is not None and is_live(plan):
+        if plan.peers is not None and len(plan.peers) < MOST_PEERS:
+            plan.peers.add(exchange.peer)
+        return
+    plan = make_plan(exchange, context, pool)
+    if plan is not None:
+        plans.put(exchange.digest, kind, plan)
+
+
+def is_live(plan: Plan) -> bool:
+    """Tell whether everything a plan was made from is still true."""
+    return (
+        plan.key_stamp.live
+        and plan.directory_stamp.live
+        and plan.rules_stamp.live
+    )
+
+
+def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
+    """Compile what the stages decided; None when a deployment cannot be served by the fast lane."""
+    principal, model = exchange.principal, exchange.model
+    assert principal is not None
+    assert model is not None
+    if principal.allowed_ips and context.proxies:
+        return None  # a header says who the client is
+    if exchange.flat_nano is not None and any(d.price is None for d in model.deployments):
+        return None
+    legs = []
+    for deployment in model.deployments:
+        leg = make_leg(exchange, deployment, context, pool)
+        if leg is None:
+            return None
+        legs.append(leg)
+    key_stamp = context.keys.stamp(exchange.digest)
+    if key_stamp is None:  # forgotten meanwhile
+        return None
+    plan = Plan()
+    plan.principal = principal
+    plan.expires_at = principal.expires_at or 0
+    plan.endpoint = exchange.endpoint
+    plan.client_api = exchange.client_api
+    plan.requested_model = exchange.requested_model
+    plan.model = model
+    plan.tags = exchange.tags
+    plan.legs = tuple(legs)
+    plan.weight = sum(leg.weight for leg in legs)
+    guard = exchange.guard
+    plan.guard = guard if guard is not None and guard.meters else None
+    plan.tariff = exchange.tariff
+    plan.peers = {exchange.peer} if principal.allowed_ips else None
+    plan.key_stamp = key_stamp
+    plan.directory_stamp = context.directory.stamp
+    plan.rules_stamp = context.limiter.rules.stamp
+    return plan
+
+
+def make_leg(
+    exchange: Exchange, deployment: Deployment, context: Context, pool: Pool
+) -> Leg | None:
+    """Compile one deployment; None when it is not a relay."""
+    provider = deployment.provider
+    record = registry[provider.type]
+    relay = relay_facts(record.translators.get(exchange.client_api))
+    path = record.paths.get(exchange.endpoint)
+    if relay is None or path is None:
+        return None
+    lines = price_lines(deployment.price) if deployment.price is not None else None
+    if lines is not None and max(lines) >= MOST_PRICE:
+        return None
+    principal, model = exchange.principal, exchange.model
+    assert principal is not None
+    assert model is not None
+    outlet = outlet_of(provider)
+    leg = Leg()
+    leg.deployment = deployment
+    leg.provider_type = record
+    leg.weight = max(deployment.weight, 0)
+    leg.origin = pool.origin(outlet.target)
+    leg.timeouts = provider.timeouts
+    leg.replay = record.replay
+    leg.prefix = outlet.prefix(path)
+    leg.forward = tuple(
+        (FIELDS.index(name), b"%b: " % name)
+        for name in map(str.encode, record.forward_headers)
+        if name in FIELDS
+    )
+    leg.model_json = None
+    if deployment.model != exchange.requested_model:
+        leg.model_json = json.dumps(deployment.model)
+    leg.asks_usage = relay.asks_usage
+    leg.labels = labels_of(record.return_headers)
+    leg.forgone = others(exchange.guard, provider.name)
+    leg.signature = signature(deployment, 1)
+    cells = context.metrics.cells(
+        exchange.endpoint, provider.name, model.name, 200, "",
+        context.metrics.owner_values(principal.key_id, exchange.tags),
+    )  # fmt: skip
+    for name, cell in cells._asdict().items():
+        setattr(leg, name, cell)
+    leg.priced = deployment.price is not None
+    leg.prices = lines
+    leg.ready = False
+    return leg
+
+
+def others(guard: limits.Guard | None, provider: str) -> tuple[int, ...]:
+    """Give the places of the meters that are about other providers."""
+    meters = guard.meters if guard is not None else ()
+    return tuple(
+        place
+        for place, meter in enumerate(meters)
+        if meter.rule.scope == "provider" and meter.value not in {"", provider}
+    )
+
+
+def exchange_of(
+    plan: Plan,
+    leg: Leg,
+    *,
+    reservation: limits.Reservation | None,
+    id: str,  # noqa: A002 - the contract's name
+    label: str | None,
+    created_at: int,
+    times: tuple[int, int, int],
+    status: int,
+    stream: bool,
+    body: bytes,
+    tap: sse.Tap | None,
+    whole: bytes | None,
+    error: GatewayError | None,
+) -> Exchange:
+    """Give an exchange of the fast lane as the stages know it, for `account`.
+
+    `times` are monotonic nanoseconds: started, sent, first content.
+    """
+    exchange = Exchange(id, plan.endpoint, plan.client_api, {})
+    exchange.request_id = label or id
+    exchange.created_at = created_at
+    exchange.started, exchange.sent, exchange.first_content = times
+    exchange.principal = plan.principal
+    exchange.requested_model = plan.requested_model
+    exchange.model = plan.model
+    exchange.tags = plan.tags
+    exchange.stream = stream
+    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.guard = plan.guard
+    exchange.tariff = plan.tariff
+    exchange.reservation = reservation
+    exchange.asked = [leg.deployment.provider.name]
+    exchange.deployment = leg.deployment
+    exchange.provider_type = leg.provider_type
+    exchange.translator = relay = OpenAIRelay(_ASKED, asks_usage=False)
+    relay.resume(tap, whole)
+    exchange.attempts = 1
+    exchange.status = status
+    exchange.error = error
+    return exchange

@@ -1,0 +1,62 @@
+"""Types of `turn.pyx`: one exchange in the fast lane."""
+
+from fastgw._ext._http1 cimport Head
+from fastgw._ext._limits cimport Reservation
+from fastgw._ext._sse cimport Tap
+from fastgw._ext._usage cimport Tokens
+from fastgw.flow.plan cimport Leg, Plan
+from fastgw.server.fastlane cimport Client, FastLane
+from fastgw.upstream.connection cimport Attempt
+from fastgw.upstream.deadlines cimport Deadline
+
+
+cdef class Turn(Deadline):
+    cdef FastLane lane
+    cdef Client client
+    cdef Plan plan
+    cdef Leg leg
+    cdef Attempt attempt
+    cdef Head head
+    cdef Tap tap
+    cdef Reservation reservation
+    cdef long long estimated
+    cdef bytes request
+    cdef Py_ssize_t body
+    cdef str id
+    cdef str label
+    cdef list parts
+    cdef Py_ssize_t held
+    cdef bytes opening
+    cdef bint stream
+    cdef bint asks_usage
+    cdef double written
+    cdef long long created_ms
+    cdef long long started
+    cdef long long sent
+    cdef long long first
+
+    cdef object pause(self)
+    cdef object resume(self)
+    cdef object leave(self)
+    cdef object stop(self, object error)
+
+    cdef object send(self, const unsigned char *at, Py_ssize_t size, void *order)
+    cdef list splice(self, Py_ssize_t size, list edits)
+    cdef object hand_on(self, str reason, str event, tuple values)
+    cdef object pass_on(self, bytes out, bytes came)
+    cdef object break_off(self, object error)
+    cdef object answer_whole(self)
+    cdef bytes lines(self)
+    cdef object finish_stream(self)
+    cdef void settle(self, Tokens *tokens, long long cost) noexcept
+    cdef object close_books(self, Tokens *tokens, long long cost)
+    cdef object close_slowly(self, object error, bytes whole)
+    cdef object over(self)
+
+
+# Begin an exchange for the request that lane.request describes and that `data` holds whole (and
+# nothing else); None when the standard lane must serve it, with the reason in lane.reason.
+cdef Turn begin_turn(FastLane lane, Client client, bytes data)
+
+# Whether the key the head carries has plans: only then is it worth while to wait for the body.
+cdef bint is_known(FastLane lane, const unsigned char *head)

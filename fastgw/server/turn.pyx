@@ -1,0 +1,764 @@
+# cython: language_level=3
+"""One exchange in the fast lane: executes a plan, and decides nothing.
+
+It is the sink of its one attempt. What it cannot finish as planned (another status, an answer that
+is no JSON, a provider that fails before anything reached the client) it hands on with the attempt
+to the standard lane, which goes on from there; an exchange whose head is out ends here, and is
+accounted by the flow's own `account` unless it ended well.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsASCIIString
+from libc.string cimport memcmp, memcpy
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+from fastgw._ext._estimate cimport prompt_tokens
+from fastgw._ext._http1 cimport Head
+from fastgw._ext._limits cimport Amounts, Reservation, now_us
+from fastgw._ext._scan cimport FINE, Names, Span, compiled_names, find_spans, skip_space
+from fastgw._ext._sse cimport Tap
+from fastgw._ext._usage cimport Tokens, cost_of, read_event_usage, read_usage, take_prices
+from fastgw.flow.plan cimport KeyPlans, Leg, Plan
+from fastgw.server.fastlane cimport Client, FastLane
+from fastgw.upstream.deadlines cimport Deadline
+
+from fastgw._ext._sse import EventTooLarge
+from fastgw.domain import UsageRecord
+from fastgw.errors import ClientGone, UpstreamFault, UpstreamProtocolError
+from fastgw.flow.account import account
+from fastgw.flow.admit import POLICY_KEYS
+from fastgw.flow.plan import exchange_of
+from fastgw.flow.relay import HELD as HELD_BYTES, error_event
+from fastgw.providers.relay import LARGEST_EVENT as LARGEST
+from fastgw.server.carry import Carry
+
+cdef inline long long monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <long long>now.tv_sec * 1_000_000_000 + now.tv_nsec
+
+
+cdef inline long long epoch_ms() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <long long>now.tv_sec * 1000 + now.tv_nsec // 1_000_000
+
+
+cdef enum:
+    # Places in flow.plan.FIELDS.
+    AUTHORIZATION = 0
+    OTHER_KEYS = 4
+    CONTENT_TYPE = 4
+    CONTENT_ENCODING = 5
+    REQUEST_ID = 6
+    TAGS = 7
+    FIRST_ODD = 8
+    AFTER_ODD = 12
+
+    LONGEST_LABEL = 128
+    MOST_DIGITS = 9
+    JOINED = 16384  # a request up to this size is one piece of memory; larger ones are not copied
+
+cdef Py_ssize_t HELD = HELD_BYTES
+cdef Py_ssize_t LARGEST_EVENT = LARGEST
+
+cdef bytes EVENTS = b"text/event-stream"
+cdef bytes JSON = b"application/json"
+cdef bytes ASK = b'"stream_options":{"include_usage":true},'
+cdef bytes ASKED = b'{"include_usage":true}'
+
+cdef Names POLICY = compiled_names(POLICY_KEYS)
+cdef Names USAGE = compiled_names(frozenset({b"usage"}))
+cdef int MODEL = POLICY.keys.index(b"model")
+cdef int STREAM = POLICY.keys.index(b"stream")
+cdef int OPTIONS = POLICY.keys.index(b"stream_options")
+cdef int[3] MOST
+MOST[:] = [
+    POLICY.keys.index(name)
+    for name in (b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
+]
+cdef int CHOICES = POLICY.keys.index(b"n")
+cdef int BEST_OF = POLICY.keys.index(b"best_of")
+
+
+cdef struct Order:
+    # What policy reads of a body.
+    Span model  # with its quotes
+    Span options
+    bint stream
+    bint wants_usage
+    long long most
+    long long choices
+
+
+# -- reading a request ------------------------------------------------------------------------
+
+
+cdef bint read_count(const unsigned char *body, Span span, long long *into) noexcept:
+    """Read a plain number; anything else is for the standard lane to judge."""
+    cdef Py_ssize_t at
+    cdef long long value = 0
+    if not 0 < span.end - span.start <= MOST_DIGITS:
+        return False
+    for at in range(span.start, span.end):
+        if not c'0' <= body[at] <= c'9':
+            return False
+        value = value * 10 + (body[at] - c'0')
+    if value > into[0]:
+        into[0] = value
+    return True
+
+
+cdef int read_options(const unsigned char *body, Span span) noexcept:
+    """Tell what `{"include_usage": …}` says, -1 for any other object."""
+    cdef const unsigned char *at = body + span.start
+    cdef const unsigned char *end = body + span.end
+    if end - at < 2 or at[0] != c'{':
+        return -1
+    at = skip_space(at + 1, end)
+    if end - at < 16 or memcmp(at, b'"include_usage"', 15) != 0:
+        return -1
+    at = skip_space(at + 15, end)
+    if at == end or at[0] != c':':
+        return -1
+    at = skip_space(at + 1, end)
+    if end - at >= 5 and memcmp(at, b"true", 4) == 0:
+        return 1 if skip_space(at + 4, end) == end - 1 else -1
+    if end - at >= 6 and memcmp(at, b"false", 5) == 0:
+        return 0 if skip_space(at + 5, end) == end - 1 else -1
+    return -1
+
+
+cdef bint read_order(const unsigned char *body, Py_ssize_t size, Order *order) noexcept:
+    """Read a body in which everything policy reads is plainly written; False otherwise."""
+    cdef Span[64] found
+    cdef unsigned long long seen = 0
+    cdef int fault = 0
+    cdef int index
+    if find_spans(body, size, POLICY, found, &seen, &fault) != FINE:
+        return False
+    if not seen >> MODEL & 1:
+        return False
+    order.model = found[MODEL]
+    if order.model.end - order.model.start < 3 or body[order.model.start] != c'"':
+        return False
+    for at in range(order.model.start + 1, order.model.end - 1):
+        if body[at] == c'\\' or body[at] < 32:
+            return False
+    order.stream = False
+    if seen >> STREAM & 1:
+        index = found[STREAM].start
+        if found[STREAM].end - index == 4 and memcmp(body + index, b"true", 4) == 0:
+            order.stream = True
+        elif found[STREAM].end - index != 5 or memcmp(body + index, b"false", 5) != 0:
+            return False
+    order.wants_usage = False
+    order.options = Span(0, 0)
+    if seen >> OPTIONS & 1:
+        order.options = found[OPTIONS]
+        index = read_options(body, order.options)
+        if index < 0:
+            return False
+        order.wants_usage = index == 1
+    order.most = -1
+    for index in range(3):
+        if seen >> MOST[index] & 1 and not read_count(body, found[MOST[index]], &order.most):
+            return False
+    order.choices = 1
+    if seen >> CHOICES & 1 and not read_count(body, found[CHOICES], &order.choices):
+        return False
+    return not seen >> BEST_OF & 1 or read_count(body, found[BEST_OF], &order.choices)
+
+
+cdef bytes read_key(FastLane lane, const unsigned char *head):
+    """Give the one key the head carries, None when it is not plainly there."""
+    cdef int index, found = -1
+    for index in range(OTHER_KEYS):
+        if lane.request.start[index] >= 0:
+            if found >= 0:
+                return None
+            found = index
+    if found < 0:
+        return None
+    cdef Py_ssize_t start = lane.request.start[found]
+    cdef Py_ssize_t end = lane.request.end[found]
+    if found == AUTHORIZATION:
+        if end - start < 8 or memcmp(head + start, b"Bearer ", 7) != 0 or head[start + 7] == c' ':
+            return None
+        start += 7
+    return PyBytes_FromStringAndSize(<const char *>head + start, end - start)
+
+
+cdef KeyPlans plans_of_key(FastLane lane, const unsigned char *head):
+    cdef bytes key = read_key(lane, head)
+    if key is None:
+        return None
+    return lane.plans.of_key(lane.sha256(key).digest())
+
+
+cdef bint is_known(FastLane lane, const unsigned char *head):
+    """Tell whether the key the head carries has plans."""
+    return plans_of_key(lane, head) is not None
+
+
+cdef bint is_plain(FastLane lane, const unsigned char *head) noexcept:
+    """Tell whether the head asks for nothing but what plans know."""
+    cdef int index
+    if lane.request.repeated or lane.request.start[CONTENT_ENCODING] >= 0:
+        return False
+    for index in range(FIRST_ODD, AFTER_ODD):
+        if lane.request.start[index] >= 0:
+            return False
+    index = lane.request.start[CONTENT_TYPE]
+    return (
+        index >= 0
+        and lane.request.end[CONTENT_TYPE] - index == 16
+        and memcmp(head + index, b"application/json", 16) == 0
+    )
+
+
+cdef bytes kind_of(FastLane lane, bytes endpoint, const unsigned char *head, bytes model):
+    """Give what `flow.plan.kind_of` gives."""
+    cdef Py_ssize_t start = lane.request.start[TAGS]
+    if start < 0:
+        return b"%b\0%b\0" % (endpoint, model)
+    return b"%b\0%b\0%b" % (endpoint, model, head[start:lane.request.end[TAGS]])
+
+
+cdef str read_label(FastLane lane, const unsigned char *head):
+    """Give the client's request id if it is sane (`flow.accept.is_sane_label`), else None."""
+    cdef Py_ssize_t at, start = lane.request.start[REQUEST_ID]
+    cdef Py_ssize_t end = lane.request.end[REQUEST_ID]
+    if start < 0 or not 0 < end - start <= LONGEST_LABEL:
+        return None
+    for at in range(start, end):
+        if not 32 <= head[at] < 127:
+            return None
+    return (<bytes>head[start:end]).decode("ascii")
+
+
+cdef Turn begin_turn(FastLane lane, Client client, bytes data):
+    """Begin an exchange, or give None and say why the standard lane must serve it."""
+    cdef const unsigned char *head = <const unsigned char *>PyBytes_AS_STRING(data)
+    cdef const unsigned char *body = head + lane.request.size
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data) - lane.request.size
+    cdef long long started = monotonic_ns()
+    cdef Order order
+    cdef bytes endpoint = lane.routes.get(
+        head[lane.request.target_start:lane.request.target_end]
+    )
+    if endpoint is None:
+        lane.reason = "route"
+        return None
+    if not is_plain(lane, head):
+        lane.reason = "headers"
+        return None
+    cdef KeyPlans known = plans_of_key(lane, head)
+    if known is None:
+        lane.reason = "no_plan"
+        return None
+    if not read_order(body, size, &order):
+        lane.reason = "body"
+        return None
+    cdef bytes model = body[order.model.start + 1:order.model.end - 1]
+    cdef Plan plan = known.plans.get(kind_of(lane, endpoint, head, model))
+    if plan is None:
+        lane.reason = "no_plan"
+        return None
+    cdef long long now_ms = epoch_ms()
+    if (
+        not plan.key_stamp.live
+        or not plan.directory_stamp.live
+        or not plan.rules_stamp.live
+        or (plan.expires_at and plan.expires_at <= now_ms)
+        or lane.freshness.until * 1e9 < started
+    ):
+        lane.reason = "stale_plan"
+        return None
+    if plan.peers is not None and client.address not in plan.peers:
+        lane.reason = "address"
+        return None
+    cdef Reservation reservation = None
+    cdef Amounts amounts = Amounts(0, 0)
+    cdef long long estimated = -1
+    if plan.guard is not None:
+        if plan.tariff is not None:
+            estimated = prompt_tokens(body, size)
+            amounts = plan.tariff.bound(estimated, size, order.most, order.choices, order.stream)
+        reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
+        if reservation is None:
+            lane.reason = "limited"
+            return None
+    cdef Turn turn = Turn.__new__(Turn)
+    turn.lane = lane
+    turn.client = client
+    turn.plan = plan
+    turn.leg = choose(lane, plan)
+    if not turn.leg.ready:
+        make_ready(turn.leg)
+    turn.request = data
+    turn.body = lane.request.size
+    turn.id = lane.ids.next()
+    turn.label = read_label(lane, head)
+    turn.stream = order.stream
+    turn.asks_usage = turn.leg.asks_usage and order.stream and not order.wants_usage
+    turn.reservation = reservation
+    turn.estimated = estimated
+    turn.created_ms = now_ms
+    turn.started = started
+    lane.key_hits.add(1)
+    lane.gauge.add(1)
+    lane.live += 1
+    turn.send(body, size, &order)
+    return turn
+
+
+cdef Leg choose(FastLane lane, Plan plan):
+    """Draw a deployment by weight."""
+    cdef Leg leg = plan.legs[0]
+    if plan.weight <= 0 or len(plan.legs) == 1:
+        return leg
+    cdef long long drawn = lane.roll() % <unsigned long long>plan.weight
+    for leg in plan.legs:
+        drawn -= leg.weight
+        if drawn < 0:
+            return leg
+    return leg
+
+
+cdef int make_ready(Leg leg) except -1:
+    """Take the prices over as C integers, once."""
+    if leg.priced:
+        take_prices(leg.prices, &leg.lines)
+    leg.ready = True
+    return 0
+
+
+# -- small texts --------------------------------------------------------------------------------
+
+
+cdef bytes decimal(long long value):
+    """Give a number that is not negative as text; a tenth of the price of `%d`."""
+    cdef char[20] text
+    cdef int at = 20
+    while True:
+        at -= 1
+        text[at] = c'0' + <char>(value % 10)
+        value //= 10
+        if value == 0:
+            return text[at:20]
+
+
+cdef bytes usd(long long nano):
+    """Give `fastgw.domain.usd` of an amount that is not negative."""
+    cdef char[10] part
+    cdef long long rest = nano % 1_000_000_000
+    cdef int at, size = 0
+    if rest == 0:
+        return decimal(nano // 1_000_000_000)
+    part[0] = c'.'
+    for at in range(9, 0, -1):
+        part[at] = c'0' + <char>(rest % 10)
+        rest //= 10
+        if size == 0 and part[at] != c'0':
+            size = at + 1
+    return decimal(nano // 1_000_000_000) + part[:size]
+
+
+cdef bytes chunk(bytes data):
+    """Give bytes as one chunk."""
+    cdef char[16] digits
+    cdef int at = 16
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef Py_ssize_t left = size
+    while left:
+        at -= 1
+        digits[at] = b"0123456789abcdef"[left & 15]
+        left >>= 4
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, 16 - at + size + 4)
+    cdef char *to = PyBytes_AS_STRING(made)
+    memcpy(to, digits + at, 16 - at)
+    to += 16 - at
+    memcpy(to, b"\r\n", 2)
+    memcpy(to + 2, PyBytes_AS_STRING(data), size)
+    memcpy(to + 2 + size, b"\r\n", 2)
+    return made
+
+
+# -- the exchange -------------------------------------------------------------------------------
+
+
+cdef class Turn(Deadline):
+    """One exchange, the sink of its attempt.
+
+    As a deadline it is the silence towards the client: while a stream is silent for so long, a
+    comment line is sent.
+    """
+
+    cdef object send(self, const unsigned char *at, Py_ssize_t size, void *given):
+        """Send the request: the body as it is but for the model's name and the wish for usage."""
+        cdef Order *order = <Order *>given
+        cdef FastLane lane = self.lane
+        cdef Leg leg = self.leg
+        cdef const unsigned char *head = <const unsigned char *>PyBytes_AS_STRING(self.request)
+        cdef Py_ssize_t after_brace = 0
+        cdef int index
+        cdef bytes label
+        cdef list edits = []
+        cdef list fields = [leg.prefix]
+        for index, label in leg.forward:
+            if lane.request.start[index] >= 0:
+                fields.append(label)
+                fields.append(head[lane.request.start[index]:lane.request.end[index]])
+                fields.append(b"\r\n")
+        fields.append(b"accept: text/event-stream\r\n" if self.stream
+                      else b"accept: application/json\r\n")
+        if self.asks_usage and order.options.end:
+            edits.append((order.options.start, order.options.end, ASKED))
+        elif self.asks_usage:
+            after_brace = skip_space(at, at + size) - at + 1
+            edits.append((after_brace, after_brace, ASK))
+        if leg.model_json is not None:
+            edits.append((order.model.start, order.model.end, leg.model_json))
+        cdef list parts = self.splice(size, edits)
+        cdef Py_ssize_t length = 0
+        for part in parts:
+            length += len(part)
+        fields.append(b"content-length: ")
+        fields.append(decimal(length))
+        fields.append(b"\r\n\r\n")
+        if length <= JOINED:
+            fields += parts
+            parts = []
+        self.attempt = leg.origin.send(b"".join(fields), parts, self, leg.timeouts, leg.replay)
+        self.sent = monotonic_ns()
+        if self.stream and lane.comment_line.seconds > 0:
+            self.written = lane.deadlines.now
+            lane.deadlines.arm_in(self, lane.comment_line)
+
+    cdef list splice(self, Py_ssize_t size, list edits):
+        """Give the body in parts, with some spans replaced; what is large is not copied."""
+        cdef object body = self.request
+        cdef Py_ssize_t start = self.body
+        cdef list parts = []
+        if size > JOINED:
+            body = memoryview(self.request)
+        edits.sort()
+        for first, last, new in edits:
+            parts.append(body[start:self.body + first])
+            parts.append(new)
+            start = self.body + last
+        parts.append(body[start:])
+        return parts
+
+    # -- the client's side ----------------------------------------------------------------------
+
+    cdef object pause(self):
+        """The client does not keep up."""
+        self.attempt.pause()
+
+    cdef object resume(self):
+        """The client has caught up."""
+        self.attempt.resume()
+
+    cdef object leave(self):
+        """The client has left."""
+        self.attempt.cancel()
+        self.close_slowly(ClientGone("the client left"), None)
+
+    cdef object stop(self, object error):
+        """End it from our side."""
+        if self.opening is None:
+            self.attempt.cancel()
+            self.hand_on("stopped", "stop", (error,))
+        else:
+            self.attempt.cancel()
+            self.break_off(error)
+
+    cpdef object expired(self):
+        """Give the client a sign of life, or let the standard lane commit the head."""
+        cdef FastLane lane = self.lane
+        cdef double left
+        if self.opening is None:
+            left = lane.commit_after_s - (monotonic_ns() - self.started) / 1e9
+            if left <= 0:
+                self.hand_on("slow", None, ())
+                return
+            lane.deadlines.arm(self, left)
+            return
+        left = self.written + lane.comment_line.seconds - lane.deadlines.now
+        if left <= 0:
+            self.client.write(b"e\r\n: keep-alive\n\n\r\n")
+            self.written = lane.deadlines.now
+            left = lane.comment_line.seconds
+        lane.deadlines.arm(self, left)
+
+    # -- the sink -------------------------------------------------------------------------------
+
+    def upstream_head(self, Head head not None):
+        """Take the provider's head."""
+        cdef bytes kind
+        if head.status != 200 or (head.length < 0 and not head.chunked):
+            self.hand_on("answer", "upstream_head", (head,))
+            return
+        kind = head.content_type
+        if kind.startswith(EVENTS):
+            self.tap = Tap(self.asks_usage, LARGEST_EVENT)
+        elif kind.startswith(JSON):
+            self.parts = []
+        else:
+            self.hand_on("answer", "upstream_head", (head,))
+            return
+        self.head = head
+
+    def upstream_data(self, bytes data not None):
+        """Take body bytes; pass on what is whole."""
+        cdef bytes out
+        if self.tap is None:
+            self.parts.append(data)
+            self.held += PyBytes_GET_SIZE(data)
+            if self.held > HELD:
+                self.hand_on("large", None, ())
+            return
+        try:
+            out = self.tap.feed(data)
+        except EventTooLarge as exc:
+            self.attempt.cancel()
+            if exc.passed:
+                self.pass_on(exc.passed, None)
+            self.break_off(
+                UpstreamProtocolError("the provider sent too large an event", billed=True)
+            )
+            return
+        if out is not None:
+            self.pass_on(out, self.attempt.wrapped if out is data else None)
+
+    def upstream_end(self):
+        """Take the clean end."""
+        cdef bytes tail
+        if self.tap is None:
+            self.answer_whole()
+            return
+        tail = self.tap.finish()
+        if tail:
+            self.pass_on(tail, None)
+        if self.opening is None:
+            self.opening = self.lines() + b"transfer-encoding: chunked\r\n\r\n"
+            self.client.write(self.opening)
+        self.client.write(b"0\r\n\r\n")
+        self.finish_stream()
+
+    def upstream_failed(self, error):
+        """Take the other end."""
+        if self.opening is None:
+            self.hand_on("fault", "upstream_failed", (error,))
+        else:
+            self.break_off(error)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    cdef object hand_on(self, str reason, str event, tuple values):
+        """Let the standard lane go on: it gets the request, the attempt and what came so far."""
+        cdef FastLane lane = self.lane
+        carry = Carry(
+            self.id, self.created_ms, self.started, self.sent, self.leg.deployment, self.attempt,
+            self.plan.tariff, self.reservation,
+        )
+        if self.head is not None:
+            carry.upstream_head(self.head)
+        for part in self.parts or ():
+            carry.upstream_data(part)
+        if event is not None:
+            getattr(carry, event)(*values)
+        if not self.attempt.is_over():
+            self.attempt.sink = carry
+        lane.deadlines.disarm(self)
+        lane.gauge.add(-1)
+        lane.live -= 1
+        self.client.surrender(self.request, carry, reason)
+        self.attempt = None
+
+    cdef object pass_on(self, bytes out, bytes came):
+        """Write whole events; `came` is the same in whole chunks, as the provider sent it."""
+        if self.opening is None:
+            self.first = monotonic_ns()
+            self.opening = self.lines() + b"transfer-encoding: chunked\r\n\r\n"
+            self.client.write(self.opening + (came if came is not None else chunk(out)))
+        else:
+            self.client.write(came if came is not None else chunk(out))
+        self.written = self.lane.deadlines.now
+
+    cdef object break_off(self, object error):
+        """End a stream that cannot go on: an event says why, and it has no clean end."""
+        self.client.write(chunk(error_event(error)))
+        self.close_slowly(error, None)
+        self.client.turn_over(True)
+
+    cdef object finish_stream(self):
+        """Account for a stream that came to its end, and let the next request come."""
+        cdef Tokens tokens
+        cdef long long cost
+        cdef Tap tap = self.tap
+        cdef bytes first = tap.first_usage
+        if tap.error is not None:
+            self.close_slowly(
+                UpstreamFault("the provider reported an error inside the stream"), None
+            )
+        elif tap.usage is None or not read_event_usage(
+            <const unsigned char *>PyBytes_AS_STRING(tap.usage), PyBytes_GET_SIZE(tap.usage),
+            <const unsigned char *>PyBytes_AS_STRING(first) if first is not None else NULL,
+            PyBytes_GET_SIZE(first) if first is not None else 0, &tokens,
+        ):
+            self.close_slowly(None, None)
+        else:
+            cost = cost_of(&tokens, &self.leg.lines) if self.leg.priced else 0
+            self.settle(&tokens, cost)
+            self.close_books(&tokens, cost)
+        self.client.turn_over(False)
+
+    cdef object answer_whole(self):
+        """Send a whole answer in one write."""
+        cdef bytes body = <bytes>self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        cdef const unsigned char *at = <const unsigned char *>PyBytes_AS_STRING(body)
+        cdef Span[64] found
+        cdef unsigned long long seen = 0
+        cdef int fault = 0
+        cdef Tokens tokens
+        cdef long long cost = 0
+        if (
+            find_spans(at, PyBytes_GET_SIZE(body), USAGE, found, &seen, &fault) != FINE
+            or not seen
+            or not read_usage(at + found[0].start, found[0].end - found[0].start, &tokens)
+        ):
+            self.hand_on("answer", "upstream_end", ())
+            return
+        self.first = monotonic_ns()
+        cdef bytes price = b""
+        if self.leg.priced:
+            cost = cost_of(&tokens, &self.leg.lines)
+        self.settle(&tokens, cost)
+        if self.leg.priced:
+            price = b"x-fastgw-cost: %b\r\n" % usd(cost)
+        self.client.write(b"".join((
+            self.lines(), price, b"content-length: ", decimal(PyBytes_GET_SIZE(body)),
+            b"\r\n\r\n", body,
+        )))
+        self.close_books(&tokens, cost)
+        self.client.turn_over(False)
+
+    cdef bytes lines(self):
+        """Give the head of a 200, but for what says how the body is framed."""
+        cdef FastLane lane = self.lane
+        cdef bytes id = PyUnicode_AsASCIIString(self.id)
+        cdef bytes label = id
+        if self.label is not None:
+            label = PyUnicode_AsASCIIString(self.label)
+        return b"".join((
+            b"HTTP/1.1 200 OK\r\n",
+            self.head.relabel(self.leg.labels),
+            b"content-type: ", self.head.content_type,
+            b"\r\nx-request-id: ", label, b"\r\nx-fastgw-id: ", id, b"\r\n",
+            self.leg.signature,
+            self.plan.guard.fields(now_us()) if self.plan.guard is not None else b"",
+            lane.date_field(epoch_ms()),
+            b"connection: close\r\n" if lane.draining else b"",
+        ))
+
+    # -- the books ------------------------------------------------------------------------------
+
+    cdef void settle(self, Tokens *tokens, long long cost) noexcept:
+        """Settle what was reserved, as `flow.account.count` does."""
+        cdef Reservation held = self.reservation
+        cdef long long now
+        cdef Py_ssize_t place
+        if held is None:
+            return
+        now = now_us()
+        for place in self.leg.forgone:
+            held.forgo(place, now)
+        held.settle(now, tokens.input + tokens.output, cost)
+        if self.plan.tariff is not None:
+            self.plan.tariff.family.observe(self.estimated, tokens.input)
+        if held.guard.wants_money and cost > held.nano:
+            self.lane.overrun_nano.add(cost - held.nano)
+
+    cdef object close_books(self, Tokens *tokens, long long cost):
+        """Account for an exchange that ended well and whose usage the provider reported.
+
+        The same that `flow.account.account` does of it; the differential test compares both.
+        """
+        cdef Leg leg = self.leg
+        cdef Plan plan = self.plan
+        cdef long long ended = monotonic_ns()
+        leg.requests.add(1)
+        leg.duration.observe((ended - self.started) / 1e9)
+        leg.upstream.observe((ended - self.sent) / 1e9)
+        leg.overhead.observe((self.sent - self.started) / 1e9)
+        if self.stream:
+            leg.first_token.observe((self.first - self.sent) / 1e9)
+        leg.input.add(tokens.input)
+        leg.output.add(tokens.output)
+        leg.cached.add(tokens.cached)
+        leg.cache_write.add(tokens.cache_write)
+        leg.reasoning.add(tokens.reasoning)
+        leg.cost_nano.add(cost)
+        principal = plan.principal
+        deployment = leg.deployment
+        self.lane.context.record(UsageRecord(
+            self.id,
+            self.label if self.label is not None else self.id,
+            self.created_ms,
+            principal.key_id,
+            principal.user_id,
+            principal.team_id,
+            principal.org_id,
+            plan.tags,
+            plan.endpoint,
+            plan.requested_model,
+            deployment.provider.name,
+            deployment.model,
+            200,
+            1,
+            self.stream,
+            tokens.input,
+            tokens.output,
+            tokens.cached,
+            tokens.cache_write,
+            tokens.reasoning,
+            cost,
+            "reported",
+            (ended - self.started) // 1_000_000,
+            (self.first - self.sent) // 1_000_000 if self.first else None,
+            (self.sent - self.started) // 1000,
+            None,
+        ))
+        self.over()
+
+    cdef object close_slowly(self, object error, bytes whole):
+        """Account for any other end, by the stages' own rules."""
+        account(
+            exchange_of(
+                self.plan,
+                self.leg,
+                reservation=self.reservation,
+                id=self.id,
+                label=self.label,
+                created_at=self.created_ms,
+                times=(self.started, self.sent, self.first),
+                status=0 if self.opening is None else 200,
+                stream=self.stream,
+                body=self.request[self.body:],
+                tap=self.tap,
+                whole=whole,
+                error=error,
+            ),
+            self.lane.context,
+        )
+        self.over()
+
+    cdef object over(self):
+        cdef FastLane lane = self.lane
+        lane.served.add(1)
+        lane.gauge.add(-1)
+        lane.live -= 1
+        lane.deadlines.disarm(self)
