@@ -12,7 +12,7 @@ ARGS =
 help:
 	@echo 'make run          install, then serve the demo and print a curl that works as pasted'
 	@echo 'make test         the whole test suite against real PostgreSQL and Redis'
-	@echo 'make adversity    the attacks that take minutes, each with its figures'
+	@echo 'make adversity    the long campaign of attacks, faults and load; hours'
 	@echo 'make smoke        wheel, clean environment, server, two requests, the usage record'
 	@echo 'make lint         ruff, mypy, import order, cython-lint'
 	@echo 'make fmt          put the code into its format'
@@ -32,9 +32,14 @@ test:
 	$(BOOTSTRAP) run test
 	$(BIN)/python -m pytest -n 2 --benchmark-disable $(ARGS)
 
+# ARGS=--short runs every script as `make test` does.
+ADVERSITY = dying_provider deliveries relay_fidelity broken_answers drain reloads killed_worker wire.slow \
+	slow_readers idle_streams mutated_requests fuzz soak
 adversity:
-	$(BOOTSTRAP) run test
-	$(BIN)/python -m tests.adversity.wire.slow $(ARGS)
+	$(BOOTSTRAP) run test fuzz
+	@failed=; for name in $(ADVERSITY); do \
+		$(BIN)/python -m tests.adversity.$$name $(ARGS) || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 smoke:
 	$(BOOTSTRAP) run test
@@ -72,12 +77,16 @@ loadtest:
 # test and lint are held to what run and build chose, so that one environment can hold them all.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --annotation-style line --custom-compile-command 'make lock' $(ARGS)
+CLIENTS = tests/contract/clients
 lock:
 	$(BOOTSTRAP) lock
 	$(COMPILE) --group build -o requirements/build.lock
 	$(COMPILE) --group lock -o requirements/lock.lock
 	$(COMPILE) pyproject.toml -o requirements/run.lock
 	$(COMPILE) pyproject.toml --group test -c requirements/run.lock -o requirements/test.lock
+	$(COMPILE) --group fuzz -o requirements/fuzz.lock
+	for name in openai-1 anthropic-0 current; do $(COMPILE) $(CLIENTS)/$$name.in \
+		-o $(CLIENTS)/$$name.lock || exit 1; done
 	$(COMPILE) --group lint -c requirements/run.lock -c requirements/build.lock \
 		-o requirements/lint.lock
 

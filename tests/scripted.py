@@ -12,9 +12,10 @@ Take the `Request` off before closing: the kernel turns a close over unread byte
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -60,7 +61,14 @@ class Reset:
     """Drop the connection with a TCP reset."""
 
 
-Step = bytes | Request | Pause | Wait | Hold | HalfClose | Close | Reset
+@dataclass(frozen=True)
+class Play:
+    """Read requests and play to each the script that its `model` names, until one closes."""
+
+    scripts: Mapping[str, Sequence[Step]]
+
+
+Step = bytes | Request | Pause | Wait | Hold | HalfClose | Close | Reset | Play
 
 
 @dataclass(eq=False)
@@ -154,6 +162,14 @@ class Scripted:
                 writer.write_eof()
             case Close():
                 writer.transport.close()
+            case Play():
+                while not writer.transport.is_closing():
+                    await read_request(connection, reader, writer)
+                    model = json.loads(connection.requests[-1].body)["model"]
+                    for each in step.scripts[model]:
+                        await self._step(each, connection, reader, writer)
+                        if writer.transport.is_closing():
+                            return
             case Reset():
                 linger = struct.pack("ii", 1, 0)
                 plug = writer.get_extra_info("socket")

@@ -58,6 +58,10 @@ static char ok_status[16] = "HTTP/1.1 200";
 static long limit_requests, stall_seconds = 10;
 static uint64_t stop_at;
 
+/* Keys of one length, one a line: request after request carries the next one. */
+static char *keys, *key_place;
+static size_t key_size, key_count, next_key;
+
 static int poller;
 static long started, finished, faults[FAULTS], all_faults, connects;
 static uint64_t received, payload_bytes, event_count, reads;
@@ -168,6 +172,7 @@ static void start_request(struct conn *c) {
     c->newline = false;
     c->first = 0;
     c->started = now_ns();
+    if (keys) memcpy(key_place, keys + next_key++ % key_count * (key_size + 1), key_size);
     send_request(c);
 }
 
@@ -388,6 +393,21 @@ static void write_request(const char *url, const char *path, const char *body_fi
     free(body);
 }
 
+static void read_keys(const char *path) {
+    size_t size;
+    keys = read_file(path, &size);
+    key_size = strcspn(keys, "\n");
+    if (key_size == 0 || size % (key_size + 1) != 0) die(path, "wants keys of one length, a line each");
+    key_count = size / (key_size + 1);
+}
+
+static void find_key_place(void) {
+    const char mark[] = "Authorization: Bearer ";
+    char *found = memmem(request, request_size, mark, sizeof mark - 1);
+    if (found == NULL || memchr(found, '\r', sizeof mark - 1 + key_size)) die("--keys", "no room");
+    key_place = found + sizeof mark - 1;
+}
+
 static struct {
     const char *url, *path, *body, *authority;
     char *headers[MAX_HEADERS];
@@ -398,6 +418,7 @@ static struct {
 static void read_option(const char *name, char *value) {
     if (!strcmp(name, "--url")) options.url = value;
     else if (!strcmp(name, "--path")) options.path = value;
+    else if (!strcmp(name, "--keys")) read_keys(value);
     else if (!strcmp(name, "--body")) options.body = value;
     else if (!strcmp(name, "--connections"))
         options.connections = option_number(name, value, 1, MAX_CONNECTIONS);
@@ -436,6 +457,7 @@ int main(int argc, char **argv) {
     set_target(options.url);
     if (options.authority) tls_begin(NULL, NULL, options.authority);
     write_request(options.url, options.path, options.body, options.headers, options.header_count);
+    if (keys) find_key_place();
     if ((poller = epoll_create1(EPOLL_CLOEXEC)) < 0) die("epoll", strerror(errno));
     if (!options.seconds && !limit_requests) options.seconds = 1;
     alarm((unsigned)(options.seconds ? options.seconds : 3600) + 60);

@@ -13,6 +13,9 @@ from fastgw.errors import CannotStart
 
 BACKLOG = 4096
 _PROBE_S = 1.0
+_MOST_UNSENT = 256 * 1024
+"""Bytes the kernel takes for a client beyond what the client has room for: what a slow reader does
+not read is to wait at the provider, not in buffers of ours that grow to megabytes."""
 
 
 def bind(addresses: Sequence[Address], workers: int) -> list[list[socket.socket]]:
@@ -65,6 +68,9 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MOST_UNSENT
+        )  # inherited by accept
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
