@@ -22,6 +22,8 @@ cdef class Leg:
     cdef readonly tuple forward
     cdef readonly bytes model_json
     cdef readonly bint asks_usage
+    cdef readonly bint tells_twice
+    cdef readonly object make_relay
     cdef object labels
     cdef readonly bytes signature
     cdef readonly tuple forgone
@@ -44,6 +46,7 @@ cdef class Plan:
     cdef readonly str endpoint
     cdef readonly str client_api
     cdef readonly str requested_model
+    cdef readonly tuple label_starts
     cdef readonly dict tags
     cdef readonly long long expires_at
     cdef readonly tuple legs

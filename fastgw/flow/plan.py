@@ -12,7 +12,8 @@ where no fast lane uses it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from fastgw._ext import estimate, limits
 from fastgw.catalog.cost import price_lines
@@ -22,9 +23,10 @@ from fastgw.flow.stamp import Stamp
 from fastgw.flow.translate import outlet_of
 from fastgw.providers import registry
 from fastgw.providers.record import Asked
-from fastgw.providers.relay import OpenAIRelay, relay_facts
+from fastgw.providers.relay import relay_facts
 from fastgw.upstream.origin import Origin
 from fastgw.wire import json
+from fastgw.wire.shapes import shapes
 
 if TYPE_CHECKING:
     from fastgw._ext import sse
@@ -68,9 +70,9 @@ class Leg:
 
     __slots__ = (
         "asks_usage", "cache_write", "cached", "cost_nano", "deployment", "duration", "first_token",
-        "forgone", "forward", "input", "labels", "model_json", "origin", "output", "overhead",
-        "prefix", "priced", "prices", "provider_type", "ready", "reasoning", "replay", "requests",
-        "signature", "timeouts", "upstream", "weight",
+        "forgone", "forward", "input", "labels", "make_relay", "model_json", "origin", "output",
+        "overhead", "prefix", "priced", "prices", "provider_type", "ready", "reasoning", "replay",
+        "requests", "signature", "tells_twice", "timeouts", "upstream", "weight",
     )  # fmt: skip
 
     deployment: Deployment
@@ -81,11 +83,13 @@ class Leg:
     replay: bool
     prefix: bytes
     """The constant beginning of the request's head."""
-    forward: tuple[tuple[int, bytes], ...]
-    """Client fields that go along: place in FIELDS, beginning of the line."""
+    forward: tuple[tuple[int, bytes, bytes], ...]
+    """Client fields that go along: place in FIELDS, beginning of the line, value without one."""
     model_json: bytes | None
     """What the model's name is replaced by, if it is."""
     asks_usage: bool
+    tells_twice: bool
+    make_relay: Callable[[Asked], Any]
     labels: Labels
     forgone: tuple[int, ...]
     """Meters of the plan that are about other providers than this one."""
@@ -99,14 +103,16 @@ class Plan:
     """What one kind of request leads to, as the fast lane executes it."""
 
     __slots__ = (
-        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_stamp", "legs",
-        "model", "peers", "principal", "requested_model", "rules_stamp", "tags", "tariff", "weight",
+        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_stamp",
+        "label_starts", "legs", "model", "peers", "principal", "requested_model", "rules_stamp", "tags", "tariff", "weight",
     )  # fmt: skip
 
     principal: Principal
     model: Model
     endpoint: str
     client_api: str
+    label_starts: tuple[bytes, ...]
+    """How the lines begin that carry the request's label."""
     requested_model: str
     tags: dict[str, str]
     expires_at: int
@@ -188,11 +194,16 @@ class Plans:
         return sum(len(each.plans) for each in both.values())
 
 
-def kind_of(endpoint: str, model: str, tags: str | None) -> bytes:
+def asked_for(endpoint: str, query: str) -> str:
+    """Give what a request target asks for: the endpoint, with a query that providers know."""
+    return f"{endpoint}?{query}" if query else endpoint
+
+
+def kind_of(asked: str, model: str, tags: str | None) -> bytes:
     """Give the name of a kind of request among those of a key."""
     return b"\0".join(
         text.encode("utf-8", "surrogateescape")  # as aiohttp reads header fields
-        for text in (endpoint, model, tags or "")
+        for text in (asked, model, tags or "")
     )
 
 
@@ -202,7 +213,8 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
     if plans is None or exchange.pinned is not None or exchange.digest == context.anonymous:
         return
     tags = exchange.headers.get("x-fastgw-tags")
-    kind = kind_of(exchange.endpoint, exchange.requested_model, tags)
+    asked = asked_for(exchange.endpoint, exchange.query)
+    kind = kind_of(asked, exchange.requested_model, tags)
     of_key = plans.of_key(exchange.digest)
     plan = of_key.plans.get(kind) if of_key is not None else None
     if plan is not None and is_live(plan):
@@ -242,6 +254,8 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     plan.expires_at = principal.expires_at or 0
     plan.endpoint = exchange.endpoint
     plan.client_api = exchange.client_api
+    shape = shapes(exchange.client_api, exchange.endpoint)
+    plan.label_starts = tuple(f"{name}: ".encode() for name in shape.label_headers)
     plan.requested_model = exchange.requested_model
     plan.model = model
     plan.tags = exchange.tags
@@ -281,16 +295,23 @@ def make_leg(
     leg.origin = pool.origin(outlet.target)
     leg.timeouts = provider.timeouts
     leg.replay = record.replay
+    if exchange.query in record.queries:
+        path = asked_for(path, exchange.query)
     leg.prefix = outlet.prefix(path)
     leg.forward = tuple(
-        (FIELDS.index(name), b"%b: " % name)
-        for name in map(str.encode, record.forward_headers)
-        if name in FIELDS
+        (
+            FIELDS.index(name.encode()),
+            f"{name}: ".encode(),
+            record.default_headers.get(name, "").encode(),
+        )
+        for name in record.forward_headers
     )
     leg.model_json = None
     if deployment.model != exchange.requested_model:
         leg.model_json = json.dumps(deployment.model)
     leg.asks_usage = relay.asks_usage
+    leg.tells_twice = relay.tells_twice
+    leg.make_relay = record.translators[exchange.client_api]
     leg.labels = labels_of(record.return_headers)
     leg.forgone = others(exchange.guard, provider.name)
     leg.signature = signature(deployment, 1)
@@ -352,7 +373,7 @@ def exchange_of(
     exchange.asked = [leg.deployment.provider.name]
     exchange.deployment = leg.deployment
     exchange.provider_type = leg.provider_type
-    exchange.translator = relay = OpenAIRelay(_ASKED, asks_usage=False)
+    exchange.translator = relay = leg.make_relay(_ASKED)
     relay.resume(tap, whole)
     exchange.attempts = 1
     exchange.status = status

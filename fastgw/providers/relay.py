@@ -151,14 +151,19 @@ class AnthropicRelay(Relay):
 class Facts(NamedTuple):
     """What the fast lane must know to do what a relay does."""
 
-    asks_usage: bool
+    asks_usage: bool = False
+    """Whether a stream's usage is asked for where the client did not."""
+    tells_twice: bool = False
+    """Whether the first event with usage tells the input and the last the output."""
 
 
 def relay_facts(make: Any, endpoint: str) -> Facts | None:
     """Tell what a maker of translators makes for an endpoint, if it makes relays."""
+    if make is AnthropicRelay:
+        return Facts(tells_twice=True)
     if not isinstance(make, partial) or make.func is not OpenAIRelay:
         return None
-    return Facts(make.keywords["asks_usage"] and endpoint in _HAVE_USAGE_OPTION)
+    return Facts(asks_usage=make.keywords["asks_usage"] and endpoint in _HAVE_USAGE_OPTION)
 
 
 def splice(body: bytes, edits: list[tuple[int, int, bytes]]) -> Sequence[bytes]:

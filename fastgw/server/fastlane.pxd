@@ -1,4 +1,4 @@
-"""Types of `fastlane.pyx`: what all connections of a worker share, and the client as a turn sees it."""
+"""Types of `fastlane.pyx`: what connections share, and the client as a turn sees it."""
 
 from fastgw._ext._counters cimport Counter, Gauge
 from fastgw._ext._ids cimport Source
@@ -44,8 +44,9 @@ cdef class FastLane:
     cdef Line body_line
     cdef Line keepalive_line
     cdef Line stall_line
+    cdef Line commit_line
     cdef Line comment_line
-    cdef double commit_after_s
+    cdef double stream_idle_s
     cdef long long second
     cdef bytes date
     cdef unsigned long long dice

@@ -72,8 +72,9 @@ cdef class FastLane:
         self.body_line = Line(server.body_timeout_s)
         self.keepalive_line = Line(server.keepalive_timeout_s)
         self.stall_line = Line(server.write_timeout_s)
-        self.comment_line = Line(stream.keepalive_s)
-        self.commit_after_s = stream.commit_after_s
+        self.comment_line = Line(stream.keepalive_s or stream.idle_timeout_s)
+        self.stream_idle_s = stream.idle_timeout_s
+        self.commit_line = Line(stream.commit_after_s)
 
     def is_busy(self):
         """Tell whether an exchange is under way, or an answer not yet taken."""

@@ -10,6 +10,7 @@ from aiohttp import web
 from fastgw import __version__
 from fastgw.domain import Model, Principal
 from fastgw.errors import ModelNotFound, NotFound
+from fastgw.flow.plan import asked_for
 from fastgw.providers import registry
 from fastgw.server.endpoints import (
     MODEL_ENDPOINTS,
@@ -44,11 +45,10 @@ def hot_routes(gateway: Gateway) -> dict[str, Handler]:
 
 
 def fast_routes() -> dict[str, str]:
-    """Give the exact request targets that the fast lane may serve, with their endpoints."""
+    """Give the exact request targets that the fast lane may serve, with what they ask for."""
     return {
-        target: endpoint.name
-        for target, (endpoint, _) in hot_targets().items()
-        if endpoint.client_api == "openai"
+        target: asked_for(endpoint.name, query)
+        for target, (endpoint, query) in hot_targets().items()
     }
 
 

@@ -29,7 +29,8 @@ cdef class Turn(Deadline):
     cdef bytes opening
     cdef bint stream
     cdef bint asks_usage
-    cdef double written
+    cdef double written  # when the client was last sent something
+    cdef double heard  # when the provider last sent an event
     cdef long long created_ms
     cdef long long started
     cdef long long sent

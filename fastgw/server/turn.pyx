@@ -24,14 +24,14 @@ from fastgw.upstream.deadlines cimport Deadline
 
 from fastgw._ext._sse import EventTooLarge
 from fastgw.domain import UsageRecord
-from fastgw.errors import ClientGone, UpstreamFault, UpstreamProtocolError
+from fastgw.errors import ClientGone, UpstreamFault, UpstreamProtocolError, UpstreamTimeout
 from fastgw.flow.account import account
 from fastgw.flow.admit import POLICY_KEYS
 from fastgw.flow.plan import exchange_of
 from fastgw.flow.relay import HELD as HELD_BYTES
 from fastgw.providers.relay import LARGEST_EVENT as LARGEST
 from fastgw.server.carry import Carry
-from fastgw.wire.shapes import shapes
+from fastgw.wire.shapes import KEEP_ALIVE, shapes
 
 cdef inline long long monotonic_ns() noexcept nogil:
     cdef timespec now
@@ -90,6 +90,9 @@ cdef struct Order:
     bint wants_usage
     long long most
     long long choices
+
+
+cdef bytes COMMENT = b"%x\r\n%b\r\n" % (len(KEEP_ALIVE), KEEP_ALIVE)
 
 
 # -- reading a request ------------------------------------------------------------------------
@@ -404,13 +407,17 @@ cdef class Turn(Deadline):
         cdef const unsigned char *head = <const unsigned char *>PyBytes_AS_STRING(self.request)
         cdef Py_ssize_t after_brace = 0
         cdef int index
-        cdef bytes label
+        cdef bytes label, default
         cdef list edits = []
         cdef list fields = [leg.prefix]
-        for index, label in leg.forward:
+        for index, label, default in leg.forward:
             if lane.request.start[index] >= 0:
                 fields.append(label)
                 fields.append(head[lane.request.start[index]:lane.request.end[index]])
+                fields.append(b"\r\n")
+            elif default:
+                fields.append(label)
+                fields.append(default)
                 fields.append(b"\r\n")
         fields.append(b"accept: text/event-stream\r\n" if self.stream
                       else b"accept: application/json\r\n")
@@ -433,9 +440,8 @@ cdef class Turn(Deadline):
             parts = []
         self.attempt = leg.origin.send(b"".join(fields), parts, self, leg.timeouts, leg.replay)
         self.sent = monotonic_ns()
-        if self.stream and lane.comment_line.seconds > 0:
-            self.written = lane.deadlines.now
-            lane.deadlines.arm_in(self, lane.comment_line)
+        if self.stream:
+            lane.deadlines.arm_in(self, lane.commit_line)
 
     cdef list splice(self, Py_ssize_t size, list edits):
         """Give the body in parts, with some spans replaced; what is large is not copied."""
@@ -481,18 +487,21 @@ cdef class Turn(Deadline):
         cdef FastLane lane = self.lane
         cdef double left
         if self.opening is None:
-            left = lane.commit_after_s - (monotonic_ns() - self.started) / 1e9
-            if left <= 0:
+            if self.tap is not None or self.head is None:
                 self.hand_on("slow", None, ())
-                return
-            lane.deadlines.arm(self, left)
+            return
+        if self.attempt.paused:  # it is the client that is slow
+            self.heard = lane.deadlines.now
+        if self.heard + lane.stream_idle_s <= lane.deadlines.now:
+            self.attempt.cancel()
+            self.break_off(UpstreamTimeout("the stream was silent for too long", billed=True))
             return
         left = self.written + lane.comment_line.seconds - lane.deadlines.now
         if left <= 0:
-            self.client.write(b"e\r\n: keep-alive\n\n\r\n")
+            self.client.write(COMMENT)
             self.written = lane.deadlines.now
             left = lane.comment_line.seconds
-        lane.deadlines.arm(self, left)
+        lane.deadlines.arm(self, min(left, self.heard + lane.stream_idle_s - lane.deadlines.now))
 
     # -- the sink -------------------------------------------------------------------------------
 
@@ -584,10 +593,11 @@ cdef class Turn(Deadline):
         if self.opening is None:
             self.first = monotonic_ns()
             self.opening = self.lines() + b"transfer-encoding: chunked\r\n\r\n"
+            self.lane.deadlines.arm_in(self, self.lane.comment_line)
             self.client.write(self.opening + (came if came is not None else chunk(out)))
         else:
             self.client.write(came if came is not None else chunk(out))
-        self.written = self.lane.deadlines.now
+        self.written = self.heard = self.lane.deadlines.now
 
     cdef object break_off(self, object error):
         """End a stream that cannot go on: an event says why, and it has no clean end."""
@@ -601,12 +611,12 @@ cdef class Turn(Deadline):
         cdef Tokens tokens
         cdef long long cost
         cdef Tap tap = self.tap
-        cdef bytes first = tap.first_usage if self.plan.client_api == "anthropic" else None
+        cdef bytes first = tap.first_usage if self.leg.tells_twice else None
         if tap.error is not None:
             self.close_slowly(
                 UpstreamFault("the provider reported an error inside the stream"), None
             )
-        elif tap.usage is None or not read_event_usage(
+        elif tap.usage is None or tap.usage is first or not read_event_usage(
             <const unsigned char *>PyBytes_AS_STRING(tap.usage), PyBytes_GET_SIZE(tap.usage),
             <const unsigned char *>PyBytes_AS_STRING(first) if first is not None else NULL,
             PyBytes_GET_SIZE(first) if first is not None else 0, &tokens,
@@ -659,7 +669,9 @@ cdef class Turn(Deadline):
             b"HTTP/1.1 200 OK\r\n",
             self.head.relabel(self.leg.labels),
             b"content-type: ", self.head.content_type,
-            b"\r\nx-request-id: ", label, b"\r\nx-fastgw-id: ", id, b"\r\n",
+            b"\r\n",
+            *[start + label + b"\r\n" for start in self.plan.label_starts],
+            b"x-fastgw-id: ", id, b"\r\n",
             self.leg.signature,
             self.plan.guard.fields(now_us()) if self.plan.guard is not None else b"",
             lane.date_field(epoch_ms()),
