@@ -8,8 +8,8 @@ import socket
 import pytest
 from aiohttp import web
 
-from fastgw.server.http import GatewayServer
 from fastgw.flow.relay import visible
+from fastgw.server.http import GatewayServer
 from fastgw.server.reply import Reply
 
 
