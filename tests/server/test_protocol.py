@@ -114,7 +114,6 @@ async def test_a_fault_waits_for_a_stream(serve, sqlite_url, tmp_path):
     ("sent", "expected"),
     [
         (b"", []),
-        (b"\r\n", []),
         (GET[:-2], [408]),
         (GET, [200]),
         (GET + GET[:9], [200, 408]),
