@@ -1,6 +1,6 @@
 """Where a campaign is run: a gateway on a database of its own, clients, and looks into processes.
 
-Everything is on the loopback. `FASTGW_LANE` of the caller goes through to the gateway.
+Everything is on the loopback. With `FASTGW_LANE=standard` it is served without the fast lane.
 """
 
 from __future__ import annotations
@@ -87,8 +87,10 @@ async def serving(config: dict[str, Any], *, engine: str = "sqlite") -> AsyncIte
         folder = Path(tempfile.mkdtemp(prefix="fastgw-adversity-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         url = await asyncio.to_thread(_make_store, engine, folder, stack)
-        environ = {"FASTGW_LANE": lane} if (lane := os.environ.get("FASTGW_LANE")) else None
-        gateway = await asyncio.to_thread(Gateway, folder, url, config, env=environ)
+        fast = os.environ.get("FASTGW_LANE") != "standard"
+        server = {**config.get("server", {}), "fast_lane": fast}
+        config = {**config, "server": server}
+        gateway = await asyncio.to_thread(Gateway, folder, url, config)
         try:
             await asyncio.to_thread(gateway.ready)
             key = await asyncio.to_thread(gateway.create_key)

@@ -1,6 +1,6 @@
 """A gateway on one lane, all cases played to it, and everything that must be the same on another.
 
-`FASTGW_LANE` chooses: `standard` sends everything through aiohttp, `fast` lets the front take what
+`server.fast_lane` chooses: without it everything goes through aiohttp, with it the front takes what
 it can. Both lanes are played on the same database, one after the other, so that keys are the same.
 """
 
@@ -100,7 +100,8 @@ def with_keys(case: Case, keys: dict[bytes, bytes]) -> Case:
 def on_lane(lane: str, folder: Path, store_url: str, config: dict[str, Any]) -> Iterator[Gateway]:
     """Serve on one lane."""
     folder.mkdir(exist_ok=True)
-    gateway = Gateway(folder, store_url, config, env={"FASTGW_LANE": lane})
+    server = {**config.get("server", {}), "fast_lane": lane == "fast"}
+    gateway = Gateway(folder, store_url, {**config, "server": server})
     try:
         gateway.ready()
         yield gateway
