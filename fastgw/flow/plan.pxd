@@ -9,6 +9,8 @@ from fastgw.upstream.origin cimport Origin
 
 cdef class Leg:
     cdef readonly object deployment
+    cdef readonly str provider
+    cdef readonly str model
     cdef readonly object provider_type
     cdef readonly bint priced
     cdef readonly tuple prices
@@ -42,6 +44,10 @@ cdef class Leg:
 
 cdef class Plan:
     cdef readonly object principal
+    cdef readonly str key_id
+    cdef readonly str user_id
+    cdef readonly str team_id
+    cdef readonly str org_id
     cdef readonly object model
     cdef readonly str endpoint
     cdef readonly str client_api

@@ -69,13 +69,16 @@ class Leg:
     """One deployment of a plan: where a request goes, how its head begins, what it costs."""
 
     __slots__ = (
-        "asks_usage", "cache_write", "cached", "cost_nano", "deployment", "duration", "first_token",
-        "forgone", "forward", "input", "labels", "make_relay", "model_json", "origin", "output",
-        "overhead", "prefix", "priced", "prices", "provider_type", "ready", "reasoning", "replay",
-        "requests", "signature", "tells_twice", "timeouts", "upstream", "weight",
+        "asks_usage", "cache_write", "cached", "cost_nano", "deployment", "duration",
+        "first_token", "forgone", "forward", "input", "labels", "make_relay", "model",
+        "model_json", "origin", "output", "overhead", "prefix", "priced", "prices", "provider",
+        "provider_type", "ready", "reasoning", "replay", "requests", "signature", "tells_twice",
+        "timeouts", "upstream", "weight",
     )  # fmt: skip
 
     deployment: Deployment
+    provider: str
+    model: str
     provider_type: ProviderType
     weight: int
     origin: Origin
@@ -103,11 +106,16 @@ class Plan:
     """What one kind of request leads to, as the fast lane executes it."""
 
     __slots__ = (
-        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_stamp",
-        "label_starts", "legs", "model", "peers", "principal", "requested_model", "rules_stamp", "tags", "tariff", "weight",
+        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_id", "key_stamp",
+        "label_starts", "legs", "model", "org_id", "peers", "principal", "requested_model",
+        "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
     principal: Principal
+    key_id: str
+    user_id: str | None
+    team_id: str | None
+    org_id: str | None
     model: Model
     endpoint: str
     client_api: str
@@ -251,6 +259,10 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
         return None
     plan = Plan()
     plan.principal = principal
+    plan.key_id = principal.key_id
+    plan.user_id = principal.user_id
+    plan.team_id = principal.team_id
+    plan.org_id = principal.org_id
     plan.expires_at = principal.expires_at or 0
     plan.endpoint = exchange.endpoint
     plan.client_api = exchange.client_api
@@ -290,6 +302,8 @@ def make_leg(
     outlet = outlet_of(provider)
     leg = Leg()
     leg.deployment = deployment
+    leg.provider = provider.name
+    leg.model = deployment.model
     leg.provider_type = record
     leg.weight = max(deployment.weight, 0)
     leg.origin = pool.origin(outlet.target)

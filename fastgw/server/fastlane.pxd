@@ -35,6 +35,7 @@ cdef class FastLane:
     cdef Counter overrun_nano
     cdef Gauge gauge
     cdef object sha256
+    cdef object record
     cdef object door
     cdef readonly set fronts
     cdef readonly Py_ssize_t live
@@ -53,6 +54,17 @@ cdef class FastLane:
     cdef str reason  # why the last request was not taken
     # scratch of the request being looked at: nothing waits between filling and reading it
     cdef Request request
+
+    # text being put together: the same memory each time
+    cdef char *text
+    cdef Py_ssize_t written
+    cdef Py_ssize_t room
+
+    cdef int put(self, const void *data, Py_ssize_t size) except -1
+    cdef int put_bytes(self, bytes data) except -1
+    cdef int put_number(self, long long value) except -1
+    cdef int put_usd(self, long long nano) except -1
+    cdef bytes taken(self)
 
     cdef bytes date_field(self, long long now_ms)
     cdef unsigned long long roll(self) noexcept

@@ -4,6 +4,10 @@
 A connection is a `Front` (front.pyx), one exchange on it a `Turn` (turn.pyx).
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+
 from fastgw._ext._request cimport Fields
 from fastgw.upstream.deadlines cimport Deadline, Deadlines, Line
 
@@ -19,6 +23,10 @@ except ImportError:
         from hashlib import sha256
 
 from fastgw.flow.plan import FIELDS
+
+
+cdef enum:
+    FIRST_ROOM = 65536
 
 
 cdef class Client(Deadline):
@@ -61,9 +69,17 @@ cdef class FastLane:
         self.key_hits = context.metrics.key_cache_events["hit"]
         self.gauge = context.metrics.in_flight
         self.sha256 = sha256
+        self.record = context.record
         self.door = door
         self.fronts = set()
+        self.room = FIRST_ROOM
+        self.text = <char *>malloc(FIRST_ROOM)
+        if self.text == NULL:
+            raise MemoryError
         self.dice = int.from_bytes(os.urandom(8), "little") | 1
+
+    def __dealloc__(self):
+        free(self.text)
 
     def configure(self, server, stream):
         """Take the settings of sections `server` and `stream`; they hold from the next request."""
@@ -94,6 +110,61 @@ cdef class FastLane:
         """End every live exchange with an error: the grace period is over."""
         for front in list(self.fronts):
             front.stop(error)
+
+    # -- putting text together ------------------------------------------------------------------
+
+    cdef int put(self, const void *data, Py_ssize_t size) except -1:
+        """Append bytes."""
+        cdef char *grown
+        cdef Py_ssize_t room = self.room
+        if self.written + size > room:
+            while self.written + size > room:
+                room *= 2
+            grown = <char *>realloc(self.text, room)
+            if grown == NULL:
+                raise MemoryError
+            self.text = grown
+            self.room = room
+        memcpy(self.text + self.written, data, size)
+        self.written += size
+        return 0
+
+    cdef int put_bytes(self, bytes data) except -1:
+        """Append a bytes object."""
+        return self.put(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef int put_number(self, long long value) except -1:
+        """Append a number that is not negative."""
+        cdef char[20] digits
+        cdef int at = 20
+        while True:
+            at -= 1
+            digits[at] = c'0' + <char>(value % 10)
+            value //= 10
+            if value == 0:
+                return self.put(digits + at, 20 - at)
+
+    cdef int put_usd(self, long long nano) except -1:
+        """Append what `fastgw.domain.usd` gives for an amount that is not negative."""
+        cdef char[10] part
+        cdef long long rest = nano % 1_000_000_000
+        cdef int at, size = 0
+        self.put_number(nano // 1_000_000_000)
+        if rest == 0:
+            return 0
+        part[0] = c'.'
+        for at in range(9, 0, -1):
+            part[at] = c'0' + <char>(rest % 10)
+            rest //= 10
+            if size == 0 and part[at] != c'0':
+                size = at + 1
+        return self.put(part, size)
+
+    cdef bytes taken(self):
+        """Give what was put together, and begin anew."""
+        cdef Py_ssize_t size = self.written
+        self.written = 0
+        return PyBytes_FromStringAndSize(self.text, size)
 
     cdef bytes date_field(self, long long now_ms):
         """Give the Date line (RFC 9110 section 6.6.1), made once a second."""

@@ -178,7 +178,7 @@ class StandardLane:
             try:
                 outgoing = translate(exchange, deployment)
                 self._live.add(call)
-                if carry is not None and carry.deployment is deployment:
+                if carry is not None and carry.deployment == deployment:
                     call.take_over(carry)
                 else:
                     call.send(outgoing, deployment.provider.timeouts)
@@ -220,7 +220,7 @@ class StandardLane:
 
 def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Deployment, ...]:
     """Give the deployments with the wanted one, if it is still among them, before the others."""
-    return tuple(sorted(deployments, key=lambda each: each is not wanted))
+    return tuple(sorted(deployments, key=lambda each: each != wanted))
 
 
 def _break_off(reply: Reply, exchange: Exchange, error: GatewayError) -> Reply:

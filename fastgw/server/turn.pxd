@@ -10,6 +10,13 @@ from fastgw.upstream.connection cimport Attempt
 from fastgw.upstream.deadlines cimport Deadline
 
 
+cdef struct Edit:
+    # A span of the body and what stands there instead, a bytes object.
+    Py_ssize_t start
+    Py_ssize_t end
+    void *new
+
+
 cdef class Turn(Deadline):
     cdef FastLane lane
     cdef Client client
@@ -42,12 +49,16 @@ cdef class Turn(Deadline):
     cdef object stop(self, object error)
 
     cdef object send(self, const unsigned char *at, Py_ssize_t size, void *order)
-    cdef list splice(self, Py_ssize_t size, list edits)
+    cdef int put_body(
+        self, const unsigned char *at, Py_ssize_t size, Edit *edits, int count
+    ) except -1
+    cdef list body_parts(self, Edit *edits, int count)
     cdef object hand_on(self, str reason, str event, tuple values)
     cdef object pass_on(self, bytes out, bytes came)
     cdef object break_off(self, object error)
     cdef object answer_whole(self)
-    cdef bytes lines(self)
+    cdef bytes opening_lines(self)
+    cdef int put_lines(self) except -1
     cdef object finish_stream(self)
     cdef void settle(self, Tokens *tokens, long long cost) noexcept
     cdef object close_books(self, Tokens *tokens, long long cost)

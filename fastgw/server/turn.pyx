@@ -8,7 +8,7 @@ accounted by the flow's own `account` unless it ended well.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_AsASCIIString
+from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
@@ -65,6 +65,8 @@ cdef Py_ssize_t LARGEST_EVENT = LARGEST
 
 cdef bytes EVENTS = b"text/event-stream"
 cdef bytes JSON = b"application/json"
+cdef bytes ACCEPT_EVENTS = b"accept: text/event-stream\r\ncontent-length: "
+cdef bytes ACCEPT_JSON = b"accept: application/json\r\ncontent-length: "
 cdef bytes ASK = b'"stream_options":{"include_usage":true},'
 cdef bytes ASKED = b'{"include_usage":true}'
 
@@ -221,12 +223,18 @@ cdef bint is_plain(FastLane lane, const unsigned char *head) noexcept:
     )
 
 
-cdef bytes kind_of(FastLane lane, bytes endpoint, const unsigned char *head, bytes model):
+cdef bytes kind_of(
+    FastLane lane, bytes endpoint, const unsigned char *head, const unsigned char *body, Span model
+):
     """Give what `flow.plan.kind_of` gives."""
     cdef Py_ssize_t start = lane.request.start[TAGS]
-    if start < 0:
-        return b"%b\0%b\0" % (endpoint, model)
-    return b"%b\0%b\0%b" % (endpoint, model, head[start:lane.request.end[TAGS]])
+    lane.put_bytes(endpoint)
+    lane.put(b"\0", 1)
+    lane.put(body + model.start + 1, model.end - model.start - 2)
+    lane.put(b"\0", 1)
+    if start >= 0:
+        lane.put(head + start, lane.request.end[TAGS] - start)
+    return lane.taken()
 
 
 cdef str read_label(FastLane lane, const unsigned char *head):
@@ -264,8 +272,7 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     if not read_order(body, size, &order):
         lane.reason = "body"
         return None
-    cdef bytes model = body[order.model.start + 1:order.model.end - 1]
-    cdef Plan plan = known.plans.get(kind_of(lane, endpoint, head, model))
+    cdef Plan plan = known.plans.get(kind_of(lane, endpoint, head, body, order.model))
     if plan is None:
         lane.reason = "no_plan"
         return None
@@ -310,7 +317,6 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     turn.estimated = estimated
     turn.created_ms = now_ms
     turn.started = started
-    lane.key_hits.add(1)
     lane.gauge.add(1)
     lane.live += 1
     turn.send(body, size, &order)
@@ -341,32 +347,10 @@ cdef int make_ready(Leg leg) except -1:
 # -- small texts --------------------------------------------------------------------------------
 
 
-cdef bytes decimal(long long value):
-    """Give a number that is not negative as text; a tenth of the price of `%d`."""
-    cdef char[20] text
-    cdef int at = 20
-    while True:
-        at -= 1
-        text[at] = c'0' + <char>(value % 10)
-        value //= 10
-        if value == 0:
-            return text[at:20]
-
-
-cdef bytes usd(long long nano):
-    """Give `fastgw.domain.usd` of an amount that is not negative."""
-    cdef char[10] part
-    cdef long long rest = nano % 1_000_000_000
-    cdef int at, size = 0
-    if rest == 0:
-        return decimal(nano // 1_000_000_000)
-    part[0] = c'.'
-    for at in range(9, 0, -1):
-        part[at] = c'0' + <char>(rest % 10)
-        rest //= 10
-        if size == 0 and part[at] != c'0':
-            size = at + 1
-    return decimal(nano // 1_000_000_000) + part[:size]
+cdef int put_ascii(FastLane lane, str text) except -1:
+    """Append a text of ASCII characters and the end of its line."""
+    lane.put(PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text))
+    return lane.put(b"\r\n", 2)
 
 
 cdef bytes chunk(bytes data):
@@ -405,56 +389,72 @@ cdef class Turn(Deadline):
         cdef FastLane lane = self.lane
         cdef Leg leg = self.leg
         cdef const unsigned char *head = <const unsigned char *>PyBytes_AS_STRING(self.request)
-        cdef Py_ssize_t after_brace = 0
+        cdef Edit[2] edits
+        cdef int count = 0
         cdef int index
+        cdef Py_ssize_t length = size
         cdef bytes label, default
-        cdef list edits = []
-        cdef list fields = [leg.prefix]
+        cdef object parts = ()
+        if leg.model_json is not None:
+            edits[0] = Edit(order.model.start, order.model.end, <void *>leg.model_json)
+            count = 1
+        if self.asks_usage and order.options.end:
+            edits[count] = Edit(order.options.start, order.options.end, <void *>ASKED)
+            count += 1
+        elif self.asks_usage:
+            index = skip_space(at, at + size) - at + 1  # after the opening brace
+            edits[count] = Edit(index, index, <void *>ASK)
+            count += 1
+        if count == 2 and edits[1].start < edits[0].start:
+            edits[0], edits[1] = edits[1], edits[0]
+        for index in range(count):
+            length += PyBytes_GET_SIZE(<bytes>edits[index].new) - edits[index].end
+            length += edits[index].start
+        lane.put_bytes(leg.prefix)
         for index, label, default in leg.forward:
             if lane.request.start[index] >= 0:
-                fields.append(label)
-                fields.append(head[lane.request.start[index]:lane.request.end[index]])
-                fields.append(b"\r\n")
+                lane.put_bytes(label)
+                lane.put(head + lane.request.start[index],
+                         lane.request.end[index] - lane.request.start[index])
+                lane.put(b"\r\n", 2)
             elif default:
-                fields.append(label)
-                fields.append(default)
-                fields.append(b"\r\n")
-        fields.append(b"accept: text/event-stream\r\n" if self.stream
-                      else b"accept: application/json\r\n")
-        if self.asks_usage and order.options.end:
-            edits.append((order.options.start, order.options.end, ASKED))
-        elif self.asks_usage:
-            after_brace = skip_space(at, at + size) - at + 1
-            edits.append((after_brace, after_brace, ASK))
-        if leg.model_json is not None:
-            edits.append((order.model.start, order.model.end, leg.model_json))
-        cdef list parts = self.splice(size, edits)
-        cdef Py_ssize_t length = 0
-        for part in parts:
-            length += len(part)
-        fields.append(b"content-length: ")
-        fields.append(decimal(length))
-        fields.append(b"\r\n\r\n")
+                lane.put_bytes(label)
+                lane.put_bytes(default)
+                lane.put(b"\r\n", 2)
+        lane.put_bytes(ACCEPT_EVENTS if self.stream else ACCEPT_JSON)
+        lane.put_number(length)
+        lane.put(b"\r\n\r\n", 4)
         if length <= JOINED:
-            fields += parts
-            parts = []
-        self.attempt = leg.origin.send(b"".join(fields), parts, self, leg.timeouts, leg.replay)
+            self.put_body(at, size, edits, count)
+        else:
+            parts = self.body_parts(edits, count)
+        self.attempt = leg.origin.send(lane.taken(), parts, self, leg.timeouts, leg.replay)
         self.sent = monotonic_ns()
         if self.stream:
             lane.deadlines.arm_in(self, lane.commit_line)
 
-    cdef list splice(self, Py_ssize_t size, list edits):
-        """Give the body in parts, with some spans replaced; what is large is not copied."""
-        cdef object body = self.request
+    cdef int put_body(
+        self, const unsigned char *at, Py_ssize_t size, Edit *edits, int count
+    ) except -1:
+        """Append the body, edited."""
+        cdef Py_ssize_t start = 0
+        cdef int index
+        for index in range(count):
+            self.lane.put(at + start, edits[index].start - start)
+            self.lane.put_bytes(<bytes>edits[index].new)
+            start = edits[index].end
+        return self.lane.put(at + start, size - start)
+
+    cdef list body_parts(self, Edit *edits, int count):
+        """Give the same in parts, without a copy of what is large."""
+        cdef object body = memoryview(self.request)
         cdef Py_ssize_t start = self.body
         cdef list parts = []
-        if size > JOINED:
-            body = memoryview(self.request)
-        edits.sort()
-        for first, last, new in edits:
-            parts.append(body[start:self.body + first])
-            parts.append(new)
-            start = self.body + last
+        cdef int index
+        for index in range(count):
+            parts.append(body[start:self.body + edits[index].start])
+            parts.append(<bytes>edits[index].new)
+            start = self.body + edits[index].end
         parts.append(body[start:])
         return parts
 
@@ -553,7 +553,7 @@ cdef class Turn(Deadline):
         if tail:
             self.pass_on(tail, None)
         if self.opening is None:
-            self.opening = self.lines() + b"transfer-encoding: chunked\r\n\r\n"
+            self.opening = self.opening_lines()
             self.client.write(self.opening)
         self.client.write(b"0\r\n\r\n")
         self.finish_stream()
@@ -592,7 +592,7 @@ cdef class Turn(Deadline):
         """Write whole events; `came` is the same in whole chunks, as the provider sent it."""
         if self.opening is None:
             self.first = monotonic_ns()
-            self.opening = self.lines() + b"transfer-encoding: chunked\r\n\r\n"
+            self.opening = self.opening_lines()
             self.lane.deadlines.arm_in(self, self.lane.comment_line)
             self.client.write(self.opening + (came if came is not None else chunk(out)))
         else:
@@ -645,38 +645,51 @@ cdef class Turn(Deadline):
             self.hand_on("answer", "upstream_end", ())
             return
         self.first = monotonic_ns()
-        cdef bytes price = b""
         if self.leg.priced:
             cost = cost_of(&tokens, &self.leg.lines)
         self.settle(&tokens, cost)
+        self.put_lines()
         if self.leg.priced:
-            price = b"x-fastgw-cost: %b\r\n" % usd(cost)
-        self.client.write(b"".join((
-            self.lines(), price, b"content-length: ", decimal(PyBytes_GET_SIZE(body)),
-            b"\r\n\r\n", body,
-        )))
+            self.lane.put(b"x-fastgw-cost: ", 15)
+            self.lane.put_usd(cost)
+            self.lane.put(b"\r\n", 2)
+        self.lane.put(b"content-length: ", 16)
+        self.lane.put_number(PyBytes_GET_SIZE(body))
+        self.lane.put(b"\r\n\r\n", 4)
+        self.lane.put_bytes(body)
+        self.client.write(self.lane.taken())
         self.close_books(&tokens, cost)
         self.client.turn_over(False)
 
-    cdef bytes lines(self):
-        """Give the head of a 200, but for what says how the body is framed."""
+    cdef bytes opening_lines(self):
+        """Give the head of a stream."""
+        self.put_lines()
+        self.lane.put(b"transfer-encoding: chunked\r\n\r\n", 30)
+        return self.lane.taken()
+
+    cdef int put_lines(self) except -1:
+        """Append the head of a 200, but for what says how the body is framed."""
         cdef FastLane lane = self.lane
-        cdef bytes id = PyUnicode_AsASCIIString(self.id)
-        cdef bytes label = id
-        if self.label is not None:
-            label = PyUnicode_AsASCIIString(self.label)
-        return b"".join((
-            b"HTTP/1.1 200 OK\r\n",
-            self.head.relabel(self.leg.labels),
-            b"content-type: ", self.head.content_type,
-            b"\r\n",
-            *[start + label + b"\r\n" for start in self.plan.label_starts],
-            b"x-fastgw-id: ", id, b"\r\n",
-            self.leg.signature,
-            self.plan.guard.fields(now_us()) if self.plan.guard is not None else b"",
-            lane.date_field(epoch_ms()),
-            b"connection: close\r\n" if lane.draining else b"",
-        ))
+        cdef Plan plan = self.plan
+        cdef str label = self.label if self.label is not None else self.id
+        cdef bytes start
+        lane.put(b"HTTP/1.1 200 OK\r\n", 17)
+        lane.put_bytes(self.head.relabel(self.leg.labels))
+        lane.put(b"content-type: ", 14)
+        lane.put_bytes(self.head.content_type)
+        lane.put(b"\r\n", 2)
+        for start in plan.label_starts:
+            lane.put_bytes(start)
+            put_ascii(lane, label)
+        lane.put(b"x-fastgw-id: ", 13)
+        put_ascii(lane, self.id)
+        lane.put_bytes(self.leg.signature)
+        if plan.guard is not None:
+            lane.put_bytes(plan.guard.fields(now_us()))
+        lane.put_bytes(lane.date_field(epoch_ms()))
+        if lane.draining:
+            lane.put(b"connection: close\r\n", 19)
+        return 0
 
     # -- the books ------------------------------------------------------------------------------
 
@@ -703,6 +716,7 @@ cdef class Turn(Deadline):
         """
         cdef Leg leg = self.leg
         cdef Plan plan = self.plan
+        cdef FastLane lane = self.lane
         cdef long long ended = monotonic_ns()
         leg.requests.add(1)
         leg.duration.observe((ended - self.started) / 1e9)
@@ -716,21 +730,19 @@ cdef class Turn(Deadline):
         leg.cache_write.add(tokens.cache_write)
         leg.reasoning.add(tokens.reasoning)
         leg.cost_nano.add(cost)
-        principal = plan.principal
-        deployment = leg.deployment
-        self.lane.context.record(UsageRecord(
+        lane.record(UsageRecord(
             self.id,
             self.label if self.label is not None else self.id,
             self.created_ms,
-            principal.key_id,
-            principal.user_id,
-            principal.team_id,
-            principal.org_id,
+            plan.key_id,
+            plan.user_id,
+            plan.team_id,
+            plan.org_id,
             plan.tags,
             plan.endpoint,
             plan.requested_model,
-            deployment.provider.name,
-            deployment.model,
+            leg.provider,
+            leg.model,
             200,
             1,
             self.stream,
@@ -773,6 +785,7 @@ cdef class Turn(Deadline):
     cdef object over(self):
         cdef FastLane lane = self.lane
         lane.served.add(1)
+        lane.key_hits.add(1)
         lane.gauge.add(-1)
         lane.live -= 1
         lane.deadlines.disarm(self)
