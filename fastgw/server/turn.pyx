@@ -601,6 +601,8 @@ cdef class Turn(Deadline):
 
     cdef object break_off(self, object error):
         """End a stream that cannot go on: an event says why, and it has no clean end."""
+        if isinstance(error, UpstreamFault):
+            self.lane.context.metrics.upstream_error(self.leg.provider, error.code)
         shape = shapes(self.plan.client_api, self.plan.endpoint)
         self.client.write(chunk(shape.error_event(error, self.label or self.id)))
         self.close_slowly(error, None)
