@@ -6,6 +6,7 @@ it can. Both lanes are played on the same database, one after the other, so that
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -149,13 +150,9 @@ def _settle(gateway: Gateway) -> None:
         return counters["fastgw_in_flight"] == 0 and ended > 0
 
     eventually_sync(over, what="no exchange in flight")
-    seen = [-1]
 
     def written() -> bool:
-        count = len(gateway.records())
-        stable = count == seen[0]
-        seen[0] = count
-        return stable
+        return json.loads(gateway.get("/health")[1])["usage_writer"]["waiting"] == 0
 
     eventually_sync(written, what="all records")
 
