@@ -55,12 +55,14 @@ class UsageWriter:
 
     def put(self, record: UsageRecord) -> None:
         """Take a record. Past `most` waiting records the oldest half goes to the spill file."""
-        self._waiting.append(record)
-        if not self._wake.is_set():
+        waiting = self._waiting
+        waiting.append(record)
+        count = len(waiting)
+        if count == 1:
             self._wake.set()
-        if len(self._waiting) > self._most:
-            half = len(self._waiting) // 2
-            oldest, self._waiting = self._waiting[:half], self._waiting[half:]
+        elif count > self._most:
+            half = count // 2
+            oldest, self._waiting = waiting[:half], waiting[half:]
             self._write_spill(oldest)
 
     def start(self) -> None:

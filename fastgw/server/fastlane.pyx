@@ -69,7 +69,6 @@ cdef class FastLane:
         self.key_hits = context.metrics.key_cache_events["hit"]
         self.gauge = context.metrics.in_flight
         self.sha256 = sha256
-        self.record = context.record
         self.door = door
         self.fronts = set()
         self.room = FIRST_ROOM
@@ -83,6 +82,7 @@ cdef class FastLane:
 
     def configure(self, server, stream):
         """Take the settings of sections `server` and `stream`; they hold from the next request."""
+        self.record = self.context.record
         self.max_body = server.max_body_bytes
         self.header_line = Line(server.header_timeout_s)
         self.body_line = Line(server.body_timeout_s)

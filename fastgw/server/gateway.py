@@ -258,6 +258,7 @@ class Gateway:
         settings = self.settings
         self._jobs.settings = settings
         self._log_request = logs.request_line(enabled=settings.logs.requests)
+        self.context.record = self.writer.put if self._log_request is None else self._record
         self.lane.stream = settings.stream
         if self.fast is not None:
             self.fast.configure(settings.server, settings.stream)

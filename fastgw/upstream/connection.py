@@ -41,7 +41,7 @@ JOIN_BYTES = 16384
 """Parts up to this size are joined to one write; a copy costs less than a second iovec entry."""
 WHOLE_BYTES = 65536
 """A request larger than this may still be leaving when its answer is complete."""
-FRESH_S = 0.001
+FRESH_S = 0.02
 """A connection that was read from this short a time ago is taken to be open."""
 BYTES_ACKED_AT = 120
 """Offset of tcpi_bytes_acked in struct tcp_info (linux/tcp.h, since Linux 4.1)."""
