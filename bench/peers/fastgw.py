@@ -144,7 +144,7 @@ def _peer(
 
 PEERS = (
     _peer("fastgw", Setting(), tls=True),
-    _peer("fastgw-standard", Setting(environ=(("FASTGW_LANE", "standard"),)),
+    _peer("fastgw-standard", Setting(environ=(("FASTGW_SERVER__FAST_LANE", "false"),)),
           "the standard lane alone",
           frozenset({"json-1", "json-64", "json-100k", "stream-1", "paced", "refused"})),
     _peer("fastgw-sqlite", Setting(sqlite=True), "usage records in SQLite",

@@ -83,6 +83,14 @@ class KeyCache:
         self._misses.add(1)
         return None
 
+    def is_unknown(self, digest: bytes) -> bool:
+        """Tell whether the store said a moment ago that there is no such key."""
+        until = self._unknown.get(digest)
+        if until is None or self._clock() >= until:
+            return False
+        self._hits.add(1)
+        return True
+
     def check_load(self) -> None:
         """Count one more look-up in the store; `StoreUnavailable` when it is one too many."""
         now = self._clock()

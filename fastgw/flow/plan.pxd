@@ -65,6 +65,14 @@ cdef class Plan:
     cdef readonly set peers
 
 
+cdef class Refusal:
+    cdef readonly object error
+    cdef readonly object principal
+    cdef readonly str requested_model
+    cdef readonly Stamp key_stamp
+    cdef readonly Stamp directory_stamp
+
+
 cdef class KeyPlans:
     cdef readonly dict plans
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastgw._ext import estimate, limits
 from fastgw.catalog.cost import price_lines
+from fastgw.errors import GatewayError, ModelNotAllowed, ModelNotFound
 from fastgw.flow.exchange import Exchange
 from fastgw.flow.relay import Labels, labels_of, signature
 from fastgw.flow.stamp import Stamp
@@ -31,7 +32,6 @@ from fastgw.wire.shapes import shapes
 if TYPE_CHECKING:
     from fastgw._ext import sse
     from fastgw.domain import Deployment, Model, Principal, Timeouts
-    from fastgw.errors import GatewayError
     from fastgw.flow.context import Context
     from fastgw.providers.record import ProviderType
     from fastgw.upstream import Pool
@@ -138,12 +138,24 @@ class Plan:
     rules_stamp: Stamp
 
 
+class Refusal:
+    """A kind of request that is refused, as long as key and directory stay what they are."""
+
+    __slots__ = ("directory_stamp", "error", "key_stamp", "principal", "requested_model")
+
+    error: GatewayError
+    principal: Principal
+    requested_model: str
+    key_stamp: Stamp
+    directory_stamp: Stamp
+
+
 class KeyPlans:
     """The plans of one key, by endpoint, model and tag header."""
 
     __slots__ = ("plans",)
 
-    plans: dict[bytes, Plan]
+    plans: dict[bytes, Plan | Refusal]
 
     def __init__(self) -> None:
         self.plans = {}
@@ -185,7 +197,7 @@ class Plans:
             self.young = {}
         self.young[digest] = plans
 
-    def put(self, digest: bytes, kind: bytes, plan: Plan) -> None:
+    def put(self, digest: bytes, kind: bytes, plan: Plan | Refusal) -> None:
         """Remember a plan; of too many the one made first is forgotten."""
         of_key = self.of_key(digest)
         if of_key is None:
@@ -225,13 +237,38 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
     kind = kind_of(asked, exchange.requested_model, tags)
     of_key = plans.of_key(exchange.digest)
     plan = of_key.plans.get(kind) if of_key is not None else None
-    if plan is not None and is_live(plan):
+    if isinstance(plan, Plan) and is_live(plan):
         if plan.peers is not None and len(plan.peers) < MOST_PEERS:
             plan.peers.add(exchange.peer)
         return
     plan = make_plan(exchange, context, pool)
     if plan is not None:
         plans.put(exchange.digest, kind, plan)
+
+
+def leave_refusal(exchange: Exchange, context: Context) -> None:
+    """Leave behind that requests like this one are refused, if that is for the model's sake."""
+    plans, error = context.plans, exchange.error
+    if (
+        plans is None
+        or exchange.pinned is not None
+        or exchange.principal is None
+        or exchange.digest == context.anonymous
+        or not isinstance(error, ModelNotFound | ModelNotAllowed)
+    ):
+        return
+    key_stamp = context.keys.stamp(exchange.digest)
+    if key_stamp is None:
+        return
+    refusal = Refusal()
+    refusal.error = error
+    refusal.principal = exchange.principal
+    refusal.requested_model = exchange.requested_model
+    refusal.key_stamp = key_stamp
+    refusal.directory_stamp = context.directory.stamp
+    asked = asked_for(exchange.endpoint, exchange.query)
+    tags = exchange.headers.get("x-fastgw-tags")
+    plans.put(exchange.digest, kind_of(asked, exchange.requested_model, tags), refusal)
 
 
 def is_live(plan: Plan) -> bool:

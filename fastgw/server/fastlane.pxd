@@ -31,6 +31,7 @@ cdef class FastLane:
     cdef dict routes
     cdef Source ids
     cdef Counter served
+    cdef Counter refused
     cdef Counter key_hits
     cdef Counter overrun_nano
     cdef Gauge gauge

@@ -65,6 +65,7 @@ cdef class FastLane:
         }
         self.ids = context.ids
         self.served = context.metrics.lane["fast", "plan"]
+        self.refused = context.metrics.lane["fast", "refusal"]
         self.overrun_nano = context.metrics.overrun_nano
         self.key_hits = context.metrics.key_cache_events["hit"]
         self.gauge = context.metrics.in_flight

@@ -16,6 +16,7 @@ cdef class Front(Client):
     cdef Py_ssize_t came
     cdef int state
     cdef int looks
+    cdef bint looping
     cdef bint deaf  # nothing is read
     cdef bint full  # the client does not keep up
     cdef bint told  # and aiohttp knows

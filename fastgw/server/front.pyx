@@ -241,7 +241,10 @@ cdef class Front(Client):
         self.state = TURN
         turn = begin_turn(self.lane, self, data)
         if turn is None:
-            self.lend(data, PyBytes_GET_SIZE(data), self.lane.reason)
+            if self.lane.reason is None:
+                self.go_on()
+            else:
+                self.lend(data, PyBytes_GET_SIZE(data), self.lane.reason)
             return
         self.turn = turn
         if self.full:
@@ -255,17 +258,21 @@ cdef class Front(Client):
             self.transport.pause_reading()
 
     cdef object go_on(self):
-        """Rest, or take the next request, which has waited."""
+        """Rest, or take the next requests, which have waited."""
         cdef bytes data
         self.state = RESTING
         if self.deaf:
             self.deaf = False
             self.transport.resume_reading()
-        if self.rest:
+        if self.looping:
+            return  # to the loop below: requests that are refused at once must not pile up calls
+        self.looping = True
+        while self.rest and self.state == RESTING and self.partial == NULL:
             data = self.rest
             self.rest = b""
             self.take_head(data)
-        else:
+        self.looping = False
+        if self.state == RESTING and self.partial == NULL:
             self.lane.deadlines.arm_in(self, self.lane.keepalive_line)
 
     # -- aiohttp's side -------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from fastgw._ext import limits
 from fastgw.errors import GatewayError, MethodNotAllowed, UpstreamFault
 from fastgw.flow.exchange import Exchange
 from fastgw.flow.relay import SERVER, visible
+from fastgw.server.reply import date_field, status_line
 from fastgw.wire.shapes import Shapes, shapes
 
 _PATIENCE_S = 60
@@ -26,6 +27,26 @@ def json_reply(
 
 def error_reply(error: GatewayError, exchange: Exchange) -> web.Response:
     """Render an error for the client: shape, status and the headers that say what to do next."""
+    return json_reply(*_error_of(error, exchange))
+
+
+def error_bytes(error: GatewayError, exchange: Exchange) -> bytes:
+    """Give the same as a whole HTTP/1.1 answer."""
+    body, status, headers = _error_of(error, exchange)
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    return b"".join(
+        (
+            status_line(status),
+            "".join(lines).encode("latin-1"),
+            b"server: %b\r\ncontent-type: application/json\r\n" % SERVER.encode(),
+            date_field(),
+            b"content-length: %d\r\n\r\n" % len(body),
+            body,
+        )
+    )
+
+
+def _error_of(error: GatewayError, exchange: Exchange) -> tuple[bytes, int, dict[str, str]]:
     headers = {"x-fastgw-id": exchange.id}
     if exchange.deployment is not None:
         headers["x-fastgw-provider"] = exchange.deployment.provider.name
@@ -35,17 +56,18 @@ def error_reply(error: GatewayError, exchange: Exchange) -> web.Response:
         lines = exchange.guard.fields(limits.now_us()).decode("ascii").splitlines()
         headers |= {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
     shape = shapes(exchange.client_api, exchange.endpoint)
-    return _reply(error, shape, exchange.request_id, headers)
+    return _render(error, shape, exchange.request_id, headers)
 
 
 def route_error(error: GatewayError, request_id: str, client_api: str) -> web.Response:
     """Render an error of a request that never became an exchange."""
-    return _reply(error, shapes(client_api), request_id, {})
+    return json_reply(*_render(error, shapes(client_api), request_id, {}))
 
 
-def _reply(
+def _render(
     error: GatewayError, shape: Shapes, request_id: str, headers: dict[str, str]
-) -> web.Response:
+) -> tuple[bytes, int, dict[str, str]]:
+    """Give body, status and headers."""
     headers |= dict.fromkeys(shape.label_headers, request_id)
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
@@ -59,4 +81,4 @@ def _reply(
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, MethodNotAllowed):
         headers["allow"] = ", ".join(sorted(error.allowed))
-    return json_reply(shape.error_body(error, request_id), error.status, headers)
+    return shape.error_body(error, request_id), error.status, headers

@@ -37,6 +37,16 @@ class _Date:
 _date = _Date()
 
 
+def date_field() -> bytes:
+    """Give the Date line."""
+    return _date.field()
+
+
+def status_line(status: int) -> bytes:
+    """Give the first line of an answer."""
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
 class Reply:
     """One answer on one client connection, whole or in pieces.
 
@@ -123,9 +133,8 @@ class Reply:
         self.status = status
 
     def _lines(self, status: int, fields: bytes) -> tuple[bytes, ...]:
-        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
         connection = b"" if self.keep_alive or not self._chunked else b"connection: close\r\n"
-        return line, fields, _date.field(), connection
+        return status_line(status), fields, date_field(), connection
 
     def _send(self, data: bytes) -> None:
         transport = self._transport

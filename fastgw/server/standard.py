@@ -36,7 +36,7 @@ from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange, Wait
-from fastgw.flow.plan import leave_plan
+from fastgw.flow.plan import leave_plan, leave_refusal
 from fastgw.flow.relay import Answer, signature
 from fastgw.flow.route import route
 from fastgw.flow.translate import Request, translate
@@ -118,6 +118,7 @@ class StandardLane:
             if reply.started:
                 return _break_off(reply, exchange, error)
             exchange.status = error.status
+            leave_refusal(exchange, context)
             return error_reply(error, exchange)
         except (asyncio.CancelledError, ConnectionError):
             exchange.error = ClientGone("the client left")

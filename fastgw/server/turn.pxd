@@ -67,7 +67,8 @@ cdef class Turn(Deadline):
 
 
 # Begin an exchange for the request that lane.request describes and that `data` holds whole (and
-# nothing else); None when the standard lane must serve it, with the reason in lane.reason.
+# nothing else); None when the standard lane must serve it, with the reason in lane.reason, or when
+# it has been refused, with no reason there.
 cdef Turn begin_turn(FastLane lane, Client client, bytes data)
 
 # Whether the key the head carries has plans: only then is it worth while to wait for the body.

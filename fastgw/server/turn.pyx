@@ -18,7 +18,7 @@ from fastgw._ext._limits cimport Amounts, Reservation, now_us
 from fastgw._ext._scan cimport FINE, Names, Span, compiled_names, find_spans, skip_space
 from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens, cost_of, read_event_usage, read_usage, take_prices
-from fastgw.flow.plan cimport KeyPlans, Leg, Plan
+from fastgw.flow.plan cimport KeyPlans, Leg, Plan, Refusal
 from fastgw.server.fastlane cimport Client, FastLane
 from fastgw.upstream.deadlines cimport Deadline
 
@@ -31,6 +31,7 @@ from fastgw.flow.plan import exchange_of
 from fastgw.flow.relay import HELD as HELD_BYTES
 from fastgw.providers.relay import LARGEST_EVENT as LARGEST
 from fastgw.server.carry import Carry
+from fastgw.server.refuse import refuse_key, refuse_limited, refuse_model
 from fastgw.wire.shapes import KEEP_ALIVE, shapes
 
 cdef inline long long monotonic_ns() noexcept nogil:
@@ -195,16 +196,10 @@ cdef bytes read_key(FastLane lane, const unsigned char *head):
     return PyBytes_FromStringAndSize(<const char *>head + start, end - start)
 
 
-cdef KeyPlans plans_of_key(FastLane lane, const unsigned char *head):
-    cdef bytes key = read_key(lane, head)
-    if key is None:
-        return None
-    return lane.plans.of_key(lane.sha256(key).digest())
-
-
 cdef bint is_known(FastLane lane, const unsigned char *head):
     """Tell whether the key the head carries has plans."""
-    return plans_of_key(lane, head) is not None
+    cdef bytes key = read_key(lane, head)
+    return key is not None and lane.plans.of_key(lane.sha256(key).digest()) is not None
 
 
 cdef bint is_plain(FastLane lane, const unsigned char *head) noexcept:
@@ -250,33 +245,59 @@ cdef str read_label(FastLane lane, const unsigned char *head):
 
 
 cdef Turn begin_turn(FastLane lane, Client client, bytes data):
-    """Begin an exchange, or give None and say why the standard lane must serve it."""
+    """Begin an exchange, or give None and say why the standard lane must serve it.
+
+    No reason: the request has been refused, nothing is left to do.
+    """
     cdef const unsigned char *head = <const unsigned char *>PyBytes_AS_STRING(data)
     cdef const unsigned char *body = head + lane.request.size
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data) - lane.request.size
     cdef long long started = monotonic_ns()
     cdef Order order
-    cdef bytes endpoint = lane.routes.get(
-        head[lane.request.target_start:lane.request.target_end]
-    )
+    cdef bytes target = head[lane.request.target_start:lane.request.target_end]
+    cdef bytes endpoint = lane.routes.get(target)
     if endpoint is None:
         lane.reason = "route"
         return None
     if not is_plain(lane, head):
         lane.reason = "headers"
         return None
-    cdef KeyPlans known = plans_of_key(lane, head)
+    cdef bytes key = read_key(lane, head)
+    if key is None:
+        lane.reason = "headers"
+        return None
+    key = lane.sha256(key).digest()
+    cdef long long now_ms = epoch_ms()
+    cdef KeyPlans known = lane.plans.of_key(key)
     if known is None:
         lane.reason = "no_plan"
+        if lane.context.keys.is_unknown(key):
+            answer(lane, client, refuse_key(
+                lane.context, target, read_label(lane, head), now_ms, started,
+            ))
         return None
     if not read_order(body, size, &order):
         lane.reason = "body"
         return None
-    cdef Plan plan = known.plans.get(kind_of(lane, endpoint, head, body, order.model))
-    if plan is None:
+    found = known.plans.get(kind_of(lane, endpoint, head, body, order.model))
+    if found is None:
         lane.reason = "no_plan"
         return None
-    cdef long long now_ms = epoch_ms()
+    cdef Refusal refused
+    if type(found) is Refusal:
+        refused = found
+        lane.reason = "stale_plan"
+        if (
+            refused.key_stamp.live
+            and refused.directory_stamp.live
+            and lane.freshness.until * 1e9 >= started
+        ):
+            answer(lane, client, refuse_model(
+                lane.context, target, read_label(lane, head), now_ms, started, refused,
+                order.stream,
+            ))
+        return None
+    cdef Plan plan = found
     if (
         not plan.key_stamp.live
         or not plan.directory_stamp.live
@@ -299,6 +320,10 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
         reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
         if reservation is None:
             lane.reason = "limited"
+            answer(lane, client, refuse_limited(
+                lane.context, target, read_label(lane, head), now_ms, started, plan, order.stream,
+                now_us(), amounts.tokens, amounts.nano,
+            ))
             return None
     cdef Turn turn = Turn.__new__(Turn)
     turn.lane = lane
@@ -321,6 +346,15 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     lane.live += 1
     turn.send(body, size, &order)
     return turn
+
+
+cdef int answer(FastLane lane, Client client, bytes refusal) except -1:
+    """Send a refusal, if it is one: then there is no reason left for the standard lane."""
+    if refusal is not None:
+        client.write(refusal)
+        lane.refused.add(1)
+        lane.reason = None
+    return 0
 
 
 cdef Leg choose(FastLane lane, Plan plan):

@@ -15,10 +15,12 @@ from fastgw.domain import now_ms
 from fastgw.server import lanes
 from fastgw.storage import open_store
 from fastgw.storage.sql import aliases, budgets, keys, limits, models
+from fastgw.wire.apikey import make_key
 from tests.scripted import Close, Hold, Request, Reset, Scripted
 from tests.server.conftest import ANSWER, BODY, CHAT, REPLY
 from tests.waiting import eventually
 
+UNKNOWN = make_key()[0].reveal()
 SENT = json.dumps(BODY).encode()
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
@@ -550,4 +552,42 @@ async def test_limits_hold_in_the_lane(serve, store_url, other):
     headers = {"authorization": f"Bearer {key}"}
     async with served.client.post(served.url + CHAT, json=BODY, headers=headers) as answer:
         assert answer.headers["x-ratelimit-remaining-requests"] == "0"
-    assert await lane(served, "standard", "limited") == 3
+    assert await lane(served, "fast", "refusal") == 3
+
+
+async def test_refusals_are_the_standard_lanes_own(serve, sqlite_url):
+    """401, 403 and 404 again: same bytes but for ids and dates, same records, in the fast lane."""
+    served = await serve(sqlite_url)
+    key = await served.create_key(allowed_models=["m", "gone"])
+    for bearer, model, status in ((key, "p/x", 403), (key, "gone", 404), (UNKNOWN, "m", 401)):
+        answers = []
+        for _ in range(2):
+            headers = {"authorization": f"Bearer {bearer}", "x-request-id": "mine"}
+            sent = BODY | {"model": model}
+            async with served.client.post(served.url + CHAT, json=sent, headers=headers) as answer:
+                fields = {name.lower(): value for name, value in answer.headers.items()}
+                assert len(fields.pop("x-fastgw-id")) == 26
+                fields.pop("date")
+                answers.append((answer.status, fields, await answer.read()))
+        assert answers[0] == answers[1]
+        assert answers[0][0] == status
+    assert await lane(served, "fast", "refusal") == 3
+    await eventually(lambda: served.gateway.writer.written == 4)
+    rows = await served.gateway.store.fetch(
+        "SELECT status, requested_model, error_code, count(*) AS times FROM usage_records"
+        " GROUP BY 1, 2, 3 ORDER BY 1"
+    )
+    assert [tuple(dict(row).values()) for row in rows] == [
+        (403, "p/x", "model_not_allowed", 2), (404, "gone", "model_not_found", 2),
+    ]  # fmt: skip
+
+
+async def test_many_refusals_in_one_read(serve, sqlite_url, wire):
+    """Two thousand pipelined requests of an unknown key: as many answers, and a served one last."""
+    served = await serve(sqlite_url)
+    key = await warm(served)
+    client = await wire(served)
+    client.writer.write(request(UNKNOWN) * 2000 + request(key))
+    for _ in range(2000):
+        assert (await client.answer())[0] == 401
+    assert await client.answer() == (200, ANSWER)
