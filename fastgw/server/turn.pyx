@@ -272,7 +272,7 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     if known is None:
         lane.reason = "no_plan"
         if lane.context.keys.is_unknown(key):
-            answer(lane, client, refuse_key(
+            answer(lane, client, False, refuse_key(
                 lane.context, target, read_label(lane, head), now_ms, started,
             ))
         return None
@@ -292,7 +292,7 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
             and refused.directory_stamp.live
             and lane.freshness.until * 1e9 >= started
         ):
-            answer(lane, client, refuse_model(
+            answer(lane, client, True, refuse_model(
                 lane.context, target, read_label(lane, head), now_ms, started, refused,
                 order.stream,
             ))
@@ -320,7 +320,7 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
         reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
         if reservation is None:
             lane.reason = "limited"
-            answer(lane, client, refuse_limited(
+            answer(lane, client, True, refuse_limited(
                 lane.context, target, read_label(lane, head), now_ms, started, plan, order.stream,
                 now_us(), amounts.tokens, amounts.nano,
             ))
@@ -348,11 +348,13 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     return turn
 
 
-cdef int answer(FastLane lane, Client client, bytes refusal) except -1:
+cdef int answer(FastLane lane, Client client, bint known, bytes refusal) except -1:
     """Send a refusal, if it is one: then there is no reason left for the standard lane."""
     if refusal is not None:
         client.write(refusal)
         lane.refused.add(1)
+        if known:
+            lane.key_hits.add(1)
         lane.reason = None
     return 0
 
