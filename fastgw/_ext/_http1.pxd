@@ -1,5 +1,8 @@
 """Response heads and chunked bodies, for other compiled modules."""
 
+from libc.stdint cimport uint8_t
+
+
 cdef class Head:
     cdef readonly int status
     cdef readonly int minor
@@ -37,6 +40,7 @@ cdef class Dechunker:
     cpdef bint was_whole(self)
     cpdef Py_ssize_t check(self, bytes data) except -1
     cdef Py_ssize_t run(self, bytes data, list pieces) except -1
+    cdef Py_ssize_t leap(self, const uint8_t* p, Py_ssize_t size) noexcept
     cdef int step(self, int byte) except -1
     cdef int step_size(self, int byte) except -1
     cdef int step_extension(self, int byte) except -1

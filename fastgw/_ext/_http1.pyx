@@ -418,8 +418,11 @@ cdef class Dechunker:
         cdef Py_ssize_t stop
         while at < end and self.state != DONE:
             if self.state != DATA:
-                self.step(p[at])
-                at += 1
+                stop = self.leap(p + at, end - at)
+                if stop == 0:
+                    self.step(p[at])
+                    stop = 1
+                at += stop
                 continue
             stop = end if end - at <= self.left else at + <Py_ssize_t>self.left
             if pieces is not None:
@@ -432,6 +435,34 @@ cdef class Dechunker:
             if self.left == 0:
                 self.state = DATA_CR
         return at
+
+    cdef Py_ssize_t leap(self, const uint8_t* p, Py_ssize_t size) noexcept:
+        """Take a plain size line or a chunk's end that is there as a whole; give its size, or 0."""
+        cdef Py_ssize_t n = 0
+        cdef long long left = 0
+        cdef uint8_t byte
+        if self.state == DATA_CR:
+            if size < 2 or p[0] != 13 or p[1] != 10:
+                return 0
+            self.state = SIZE
+            return 2
+        if self.state != SIZE or self.digits:
+            return 0
+        while n < size and n < SIZE_DIGITS:
+            byte = p[n]
+            if 48 <= byte <= 57:
+                left = left * 16 + (byte - 48)
+            elif 97 <= byte <= 102 or 65 <= byte <= 70:
+                left = left * 16 + ((byte | 32) - 87)
+            else:
+                break
+            n += 1
+        if n == 0 or n + 2 > size or p[n] != 13 or p[n + 1] != 10:
+            return 0
+        self.left = left
+        self.extension = 0
+        self.state = DATA if left else END_CR
+        return n + 2
 
     cdef int step(self, int byte) except -1:
         """Take one byte of framing."""

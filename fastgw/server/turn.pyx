@@ -569,12 +569,10 @@ cdef class Turn(Deadline):
         try:
             out = self.tap.feed(data)
         except EventTooLarge as exc:
-            self.attempt.cancel()
+            error = UpstreamProtocolError("the provider sent too large an event", billed=True)
             if exc.passed:
                 self.pass_on(exc.passed, None)
-            self.break_off(
-                UpstreamProtocolError("the provider sent too large an event", billed=True)
-            )
+            self.stop(error)
             return
         if out is not None:
             self.pass_on(out, self.attempt.wrapped if out is data else None)
@@ -614,6 +612,10 @@ cdef class Turn(Deadline):
             carry.upstream_head(self.head)
         for part in self.parts or ():
             carry.upstream_data(part)
+        if self.tap is not None and event is None:
+            rest = self.tap.finish()
+            if rest:
+                carry.upstream_data(rest)
         if event is not None:
             getattr(carry, event)(*values)
         if not self.attempt.is_over():
@@ -626,13 +628,22 @@ cdef class Turn(Deadline):
 
     cdef object pass_on(self, bytes out, bytes came):
         """Write whole events; `came` is the same in whole chunks, as the provider sent it."""
+        if came is None and PyBytes_GET_SIZE(out) <= JOINED:
+            came = chunk(out)
         if self.opening is None:
             self.first = monotonic_ns()
             self.opening = self.opening_lines()
             self.lane.deadlines.arm_in(self, self.lane.comment_line)
-            self.client.write(self.opening + (came if came is not None else chunk(out)))
-        else:
-            self.client.write(came if came is not None else chunk(out))
+            if came is not None:
+                came = self.opening + came
+            else:
+                self.client.write(self.opening)
+        if came is not None:
+            self.client.write(came)
+        else:  # what is large is not copied
+            self.client.write(b"%x\r\n" % len(out))
+            self.client.write(out)
+            self.client.write(b"\r\n")
         self.written = self.heard = self.lane.deadlines.now
 
     cdef object break_off(self, object error):

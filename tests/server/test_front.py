@@ -16,7 +16,7 @@ from fastgw.server import lanes
 from fastgw.storage import open_store
 from fastgw.storage.sql import aliases, budgets, keys, limits, models
 from fastgw.wire.apikey import make_key
-from tests.scripted import Close, Hold, Request, Reset, Scripted
+from tests.scripted import Close, Hold, Request, Reset, Scripted, Wait
 from tests.server.conftest import ANSWER, BODY, CHAT, REPLY
 from tests.waiting import eventually
 
@@ -481,6 +481,37 @@ async def test_a_stream_goes_through(serve, sqlite_url):
         assert {(r["input_tokens"], r["output_tokens"], r["usage_source"]) for r in rows} == {
             (3, 2, "reported")
         }
+    finally:
+        await scripted.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize("begun", [0, 9])
+async def test_a_slow_stream_is_begun_by_the_standard_lane(serve, sqlite_url, begun):
+    """After commit_after_s the client hears a comment; half an event that was there is not lost."""
+    go_on = asyncio.Event()
+    answer = STREAM_HEAD + chunked(EVENT[:9]) if begun else b""
+    rest = chunked(EVENT[9:], USAGE, DONE) if begun else STREAM_HEAD + chunked(EVENT, USAGE, DONE)
+    served, scripted = await provided(
+        serve, sqlite_url,
+        [Request(), REPLY, Request(), answer, Wait(go_on), rest + b"0\r\n\r\n", Hold()],
+        stream={"commit_after_s": 0.1},
+    )  # fmt: skip
+    try:
+        key = await served.create_key()
+        assert (await served.chat(key))[0] == 200
+        headers = {"authorization": f"Bearer {key}"}
+        sent = BODY | {"stream": True}
+        async with served.client.post(served.url + CHAT, json=sent, headers=headers) as got:
+            assert await got.content.readuntil(b"\n\n") == b": keep-alive\n\n"
+            go_on.set()
+            assert await got.read() == EVENT + DONE
+        assert await lane(served, "standard", "slow") == 1
+        assert len(scripted.requests) == 2
+        await eventually(lambda: served.gateway.writer.written == 2)
+        rows = await served.gateway.store.fetch(
+            "SELECT usage_source, input_tokens FROM usage_records"
+        )
+        assert {(r["usage_source"], r["input_tokens"]) for r in rows} == {("reported", 3)}
     finally:
         await scripted.__aexit__(None, None, None)
 
