@@ -242,12 +242,14 @@ class Server:
         os.kill(self.pid, signal.SIGSTOP)
         self._frozen = [self.pid, *self.children()]
         for pid in self._frozen:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let what was frozen go on."""
         for pid in self._frozen:
-            os.kill(pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # a child that was about to end
+                os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End the process and remove its folder."""

@@ -238,7 +238,9 @@ def test_a_busy_worker_gets_a_large_configuration_whole(start):
 
     eventually_sync(both_serve, 60)
     for letter in (b"a", b"b"):
-        (supervised.folder / "config").write_bytes(letter * 500_000)
+        written = supervised.folder / "written"
+        written.write_bytes(letter * 500_000)
+        written.replace(supervised.folder / "config")  # whole: somebody may be reading it
         supervised.send(signal.SIGHUP)
         eventually_sync(lambda: supervised.ask()[2] == "first")
     (supervised.folder / "go").touch()
