@@ -86,6 +86,13 @@ def test_usr1_reports_each_subsystem_of_each_worker(two_workers):
         lines = [line for line in gateway.output if '"report"' in line]
         return [json.loads(line) for line in lines]
 
+    serving: set[int] = set()  # one that is still starting hears nothing
+
+    def both_serve() -> bool:
+        serving.add(json.loads(gateway.get("/health")[1])["worker"])
+        return serving == {0, 1}
+
+    eventually_sync(both_serve, 20, "both workers")
     gateway.signal(signal.SIGUSR1)
     eventually_sync(lambda: len(reports()) >= 2 * len(SUBSYSTEMS), 10, "reports of both")
     told = {(each["worker"], each["subsystem"]) for each in reports()}
