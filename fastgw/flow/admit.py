@@ -66,6 +66,7 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
         _check_stream_options(exchange)
     exchange.most_output = max([-1, *(_read_count(exchange, key, -1) for key in _MAXIMA)])
     exchange.choices = max([1, *(_read_count(exchange, key, 1) for key in _CHOICES)])
+    exchange.stamps = (context.directory.stamp, context.limiter.rules.stamp)
     model, alias = context.directory.resolve(name, exchange.pinned)
     context.directory.permit(principal, name, model)
     exchange.model = model

@@ -10,6 +10,7 @@ import msgspec
 from fastgw._ext import limits
 from fastgw.domain import Deployment, Model, Principal, Usage, now_ms
 from fastgw.errors import GatewayError
+from fastgw.flow.stamp import Stamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,6 +73,7 @@ class Exchange:
         "reservation",
         "sent",
         "spans",
+        "stamps",
         "started",
         "status",
         "stream",
@@ -120,6 +122,8 @@ class Exchange:
         self.tariff: limits.Tariff | None = None
         self.guard: limits.Guard | None = None
         self.reservation: limits.Reservation | None = None
+        self.stamps: tuple[Stamp, Stamp] | None = None
+        """Of the directory and the rules that were looked at: a change since has killed them."""
         self.flat_nano: int | None = None
         """What it costs where nobody knows a price."""
         # route

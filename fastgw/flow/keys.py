@@ -122,9 +122,12 @@ class KeyCache:
         self._confirmed = self._clock()
         self.freshness.extend(self._confirmed + self._max_stale_s)
 
-    def stamp(self, digest: bytes) -> Stamp | None:
-        """Give the stamp of a key in memory; it dies when the key is changed or forgotten."""
-        if digest not in self._known:
+    def stamp(self, digest: bytes, principal: Principal) -> Stamp | None:
+        """Give the stamp of a principal in memory; it dies when the key is changed or forgotten.
+
+        None for one that is no longer what is remembered: the key was changed since.
+        """
+        if self._known.get(digest) is not principal:
             return None
         stamp = self._stamps.get(digest)
         if stamp is None:

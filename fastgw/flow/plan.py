@@ -257,15 +257,17 @@ def leave_refusal(exchange: Exchange, context: Context) -> None:
         or not isinstance(error, ModelNotFound | ModelNotAllowed)
     ):
         return
-    key_stamp = context.keys.stamp(exchange.digest)
-    if key_stamp is None:
-        return
+    principal = exchange.principal
+    key_stamp = context.keys.stamp(exchange.digest, principal)
+    if key_stamp is None or principal.allowed_ips or principal.expires_at is not None:
+        return  # whether this key may call at all is asked each time
+    assert exchange.stamps is not None
     refusal = Refusal()
     refusal.error = error
-    refusal.principal = exchange.principal
+    refusal.principal = principal
     refusal.requested_model = exchange.requested_model
     refusal.key_stamp = key_stamp
-    refusal.directory_stamp = context.directory.stamp
+    refusal.directory_stamp, _ = exchange.stamps
     asked = asked_for(exchange.endpoint, exchange.query)
     tags = exchange.headers.get("x-fastgw-tags")
     plans.put(exchange.digest, kind_of(asked, exchange.requested_model, tags), refusal)
@@ -291,8 +293,8 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
         if leg is None:
             return None
         legs.append(leg)
-    key_stamp = context.keys.stamp(exchange.digest)
-    if key_stamp is None:  # forgotten meanwhile
+    key_stamp = context.keys.stamp(exchange.digest, principal)
+    if key_stamp is None or exchange.stamps is None:
         return None
     plan = Plan()
     plan.principal = principal
@@ -315,8 +317,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     plan.tariff = exchange.tariff
     plan.peers = {exchange.peer} if principal.allowed_ips else None
     plan.key_stamp = key_stamp
-    plan.directory_stamp = context.directory.stamp
-    plan.rules_stamp = context.limiter.rules.stamp
+    plan.directory_stamp, plan.rules_stamp = exchange.stamps
     return plan
 
 
@@ -401,7 +402,6 @@ def exchange_of(
     stream: bool,
     body: bytes,
     tap: sse.Tap | None,
-    whole: bytes | None,
     error: GatewayError | None,
 ) -> Exchange:
     """Give an exchange of the fast lane as the stages know it, for `account`.
@@ -425,7 +425,8 @@ def exchange_of(
     exchange.deployment = leg.deployment
     exchange.provider_type = leg.provider_type
     exchange.translator = relay = leg.make_relay(_ASKED)
-    relay.resume(tap, whole)
+    if tap is not None:
+        relay.resume(tap)
     exchange.attempts = 1
     exchange.status = status
     exchange.error = error

@@ -48,12 +48,9 @@ class Relay:
         """Pass whole events on, untouched."""
         return self._tap.feed(data)
 
-    def resume(self, tap: sse.Tap | None, whole: bytes | None) -> None:
-        """Take over an exchange whose answer has come already, through `tap` or whole."""
-        if tap is not None:
-            self._tap = tap
-        if whole is not None:
-            self.whole(whole)
+    def resume(self, tap: sse.Tap) -> None:
+        """Take over a stream that has come through `tap` so far."""
+        self._tap = tap
 
     def finish(self) -> bytes:
         """Give the tail that never became an event."""

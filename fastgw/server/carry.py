@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastgw._ext import http1, limits
@@ -28,6 +29,7 @@ class Carry:
         attempt: Attempt,
         tariff: limits.Tariff | None,
         reservation: limits.Reservation | None,
+        forsake: Callable[[], None],
     ) -> None:
         self.id = id
         self.created_at = created_at
@@ -40,6 +42,7 @@ class Carry:
         self._events: list[tuple[str, tuple[Any, ...]]] = []
         self._sink: Any = None
         self._waiting = 0
+        self._forsake = forsake
 
     def take_over(self, sink: Sink) -> None:
         """Tell `sink` what has happened, and whatever follows."""
@@ -50,8 +53,13 @@ class Carry:
         self.attempt.resume()
 
     def drop(self) -> None:
-        """Cancel the attempt: nobody takes over."""
+        """Cancel the attempt, unless it is over."""
         self.attempt.cancel()
+
+    def forsake(self) -> None:
+        """Cancel the attempt and account for the exchange: nobody will take it over."""
+        self.attempt.cancel()
+        self._forsake()
 
     def _tell(self, name: str, *values: Any) -> None:
         if self._sink is None:

@@ -156,11 +156,11 @@ class GatewayProtocol(ClientProtocol):
         return result
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Take the end of the connection; an attempt nobody took over ends too."""
+        """Take the end of the connection; what nobody took over is accounted for."""
         self.front = None
         carry = self.take_carry()
         if carry is not None:
-            carry.drop()
+            carry.forsake()
         super().connection_lost(exc)
 
     def handle_error(

@@ -183,7 +183,8 @@ class StandardLane:
                     call.take_over(carry)
                 else:
                     call.send(outgoing, deployment.provider.timeouts)
-                    leave_plan(exchange, context, self._pool)
+                    if carry is None:  # else what was reserved was decided by an older plan
+                        leave_plan(exchange, context, self._pool)
                 return await call.answer()
             except UpstreamFault as exc:
                 fault = exc

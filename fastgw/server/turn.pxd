@@ -62,7 +62,8 @@ cdef class Turn(Deadline):
     cdef object finish_stream(self)
     cdef void settle(self, Tokens *tokens, long long cost) noexcept
     cdef object close_books(self, Tokens *tokens, long long cost)
-    cdef object close_slowly(self, object error, bytes whole)
+    cdef object close_slowly(self, object error)
+    cdef object account_for(self, object error)
     cdef object over(self)
 
 

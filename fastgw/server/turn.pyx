@@ -507,7 +507,7 @@ cdef class Turn(Deadline):
     cdef object leave(self):
         """The client has left."""
         self.attempt.cancel()
-        self.close_slowly(ClientGone("the client left"), None)
+        self.close_slowly(ClientGone("the client left"))
 
     cdef object stop(self, object error):
         """End it from our side."""
@@ -606,7 +606,7 @@ cdef class Turn(Deadline):
         cdef FastLane lane = self.lane
         carry = Carry(
             self.id, self.created_ms, self.started, self.sent, self.leg.deployment, self.attempt,
-            self.plan.tariff, self.reservation,
+            self.plan.tariff, self.reservation, self.forsake,
         )
         if self.head is not None:
             carry.upstream_head(self.head)
@@ -652,7 +652,7 @@ cdef class Turn(Deadline):
             self.lane.context.metrics.upstream_error(self.leg.provider, error.code)
         shape = shapes(self.plan.client_api, self.plan.endpoint)
         self.client.write(chunk(shape.error_event(error, self.label or self.id)))
-        self.close_slowly(error, None)
+        self.close_slowly(error)
         self.client.turn_over(True)
 
     cdef object finish_stream(self):
@@ -662,15 +662,13 @@ cdef class Turn(Deadline):
         cdef Tap tap = self.tap
         cdef bytes first = tap.first_usage if self.leg.tells_twice else None
         if tap.error is not None:
-            self.close_slowly(
-                UpstreamFault("the provider reported an error inside the stream"), None
-            )
+            self.close_slowly(UpstreamFault("the provider reported an error inside the stream"))
         elif tap.usage is None or tap.usage is first or not read_event_usage(
             <const unsigned char *>PyBytes_AS_STRING(tap.usage), PyBytes_GET_SIZE(tap.usage),
             <const unsigned char *>PyBytes_AS_STRING(first) if first is not None else NULL,
             PyBytes_GET_SIZE(first) if first is not None else 0, &tokens,
         ):
-            self.close_slowly(None, None)
+            self.close_slowly(None)
         else:
             cost = cost_of(&tokens, &self.leg.lines) if self.leg.priced else 0
             self.settle(&tokens, cost)
@@ -809,8 +807,16 @@ cdef class Turn(Deadline):
         ))
         self.over()
 
-    cdef object close_slowly(self, object error, bytes whole):
+    cdef object close_slowly(self, object error):
         """Account for any other end, by the stages' own rules."""
+        self.account_for(error)
+        self.over()
+
+    def forsake(self):
+        """Account for an exchange that was handed on, and whose client left before it was taken."""
+        self.account_for(ClientGone("the client left"))
+
+    cdef object account_for(self, object error):
         account(
             exchange_of(
                 self.plan,
@@ -824,12 +830,10 @@ cdef class Turn(Deadline):
                 stream=self.stream,
                 body=self.request[self.body:],
                 tap=self.tap,
-                whole=whole,
                 error=error,
             ),
             self.lane.context,
         )
-        self.over()
 
     cdef object over(self):
         cdef FastLane lane = self.lane

@@ -271,6 +271,28 @@ async def test_a_key_that_expires_needs_no_poll(serve, sqlite_url):
     await eventually(refused, timeout=5)
 
 
+async def test_what_was_decided_before_a_change_leaves_no_plan(serve, sqlite_url, wire):
+    """A key is edited while a request of its old rights still sends its body: those rights end."""
+    served = await serve(sqlite_url)
+    key = await served.create_key()
+    slow = await wire(served)
+    sent = request(key)
+    slow.writer.write(sent[:-5])
+    context = served.gateway.context
+    await eventually(lambda: len(context.keys) == 1)
+    await served.gateway.store.execute('UPDATE api_keys SET tags = \'{"job":"new"}\'')
+    await served.gateway._changes.poll()
+    assert (await served.chat(key, model="p/other"))[0] == 200  # the new rights are in memory
+    slow.writer.write(sent[-5:])
+    assert (await slow.answer())[0] == 200
+    assert (await served.chat(key))[0] == 200
+    await eventually(lambda: served.gateway.writer.written == 3)
+    rows = await served.gateway.store.fetch(
+        "SELECT tags FROM usage_records ORDER BY created_at, id"
+    )
+    assert [json.loads(row["tags"]) for row in rows].count({"job": "new"}) == 2
+
+
 async def test_edits_of_keys_leave_others_in_the_lane(serve, sqlite_url):
     """A hundred edits between polls touch the edited keys' plans alone."""
     served = await serve(sqlite_url)

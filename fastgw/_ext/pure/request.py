@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address
 
+from fastgw._ext.faults import faults
 from fastgw._ext.pure.http1 import BadChunk, Dechunker
 
 MAX_HEAD = 65536
@@ -25,35 +26,6 @@ _EMPTY_LINES = 2
 METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH")
 """CONNECT is none: an origin has nothing to tunnel to."""
 
-faults: tuple[tuple[int, str], ...] = (
-    (0, ""),
-    (400, "a line of the request head ends with a bare LF"),
-    (400, "a CR in the request head is not followed by LF"),
-    (400, "the request head holds a control character"),
-    (414, "the request line is longer than 8 KiB"),
-    (431, "a header field is longer than 8 KiB"),
-    (431, "the request head is larger than 64 KiB"),
-    (431, "the request has more than 100 header fields"),
-    (400, "the request line is not a method, a target and a version"),
-    (400, "the request target is not valid"),
-    (505, "only HTTP/1.1 and HTTP/1.0 are spoken here"),
-    (501, "this request method is not implemented"),
-    (400, "a header line begins with white space"),
-    (400, "there is white space between a header's name and its colon"),
-    (400, "a header line is not a name, a colon and a value"),
-    (400, "Content-Length is not one number"),
-    (400, "there is more than one Content-Length"),
-    (400, "the request has both Content-Length and Transfer-Encoding"),
-    (400, "Transfer-Encoding is not exactly chunked"),
-    (501, "only the transfer coding chunked is implemented"),
-    (400, "Transfer-Encoding is not part of HTTP/1.0"),
-    (400, "the Host header is not a valid host"),
-    (400, "the Host header is missing"),
-    (400, "there is more than one Host header"),
-    (400, "the request target and the Host header name different hosts"),
-    (417, "only the expectation 100-continue can be met"),
-    (400, "there is more than one Content-Type"),
-)
 (
     _,
     _BARE_LF,
