@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
+import struct
 from typing import Any
 
 _RESERVE = 0.2
+
+_AT_ONCE = struct.pack("ii", 1, 0)
 
 _ANY = ""
 """Stands for clients without an address: those of unix sockets are bounded together only."""
@@ -68,3 +72,11 @@ def descriptor_of(transport: asyncio.BaseTransport) -> int:
     """Give the number of a connection's socket; 0 when it is gone already."""
     sock = transport.get_extra_info("socket")
     return 0 if sock is None else max(0, sock.fileno())
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Drop a connection and what waits in it: the kernel would offer that for minutes."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    transport.abort()

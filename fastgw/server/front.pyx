@@ -19,7 +19,7 @@ from fastgw.server.fastlane cimport Client, FastLane
 from fastgw.server.turn cimport Turn, begin_turn, is_known
 
 from fastgw.errors import RequestTimeout
-from fastgw.server.door import address_of, descriptor_of
+from fastgw.server.door import address_of, descriptor_of, reset
 from fastgw.server.protocol import LEAST_RATE as LEAST
 
 cdef enum State:
@@ -107,6 +107,8 @@ cdef class Front(Client):
         if self.turn is not None:
             self.lane.deadlines.disarm(self)
             self.turn.resume()
+        elif self.state == RESTING and self.partial == NULL:
+            self.lane.deadlines.arm_in(self, self.lane.keepalive_line)
         elif self.told:
             self.told = False
             self.handler.resume_writing()
@@ -131,8 +133,8 @@ cdef class Front(Client):
 
     cpdef object expired(self):
         """Close, or have it said that half a request took too long."""
-        if self.state == TURN:
-            self.transport.abort()  # what it did not read for so long it will not read
+        if self.state == TURN or self.has_unsent():
+            reset(self.transport)  # what it did not read for so long it will not read
         elif self.state == BODY and self.came >= LEAST_RATE * self.lane.body_line.seconds:
             self.came = 0
             self.lane.deadlines.arm_in(self, self.lane.body_line)
@@ -273,7 +275,9 @@ cdef class Front(Client):
             self.take_head(data)
         self.looping = False
         if self.state == RESTING and self.partial == NULL:
-            self.lane.deadlines.arm_in(self, self.lane.keepalive_line)
+            self.lane.deadlines.arm_in(
+                self, self.lane.stall_line if self.full else self.lane.keepalive_line
+            )
 
     # -- aiohttp's side -------------------------------------------------------------------------
 
@@ -354,6 +358,8 @@ cdef class Front(Client):
         self.lane.deadlines.disarm(self)
         if last or self.lane.draining:
             self.state = GIVEN  # to nobody: what still comes is not read
+            if self.has_unsent():
+                self.lane.deadlines.arm_in(self, self.lane.stall_line)
             self.transport.close()
         else:
             self.go_on()

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +22,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from fastgw._ext import request as heads
 from fastgw.errors import CannotStart, GatewayError, InvalidHTTP, RequestTimeout
-from fastgw.server.door import address_of, descriptor_of
+from fastgw.server.door import address_of, descriptor_of, reset
 from fastgw.upstream.deadlines import Deadline, Deadlines
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ LINGER_S = 2.0
 LEAST_RATE = 1024
 """Bytes a second that a body must bring on average; slower is an attack, or no use."""
 
-_AT_ONCE = struct.pack("ii", 1, 0)
 _STAND_IN = b"POST %b HTTP/1.1\r\nhost: _\r\nconnection: close\r\n\r\n"
 _SHOWN = re.compile(rb"/[A-Za-z0-9._~/:-]*")
 """A path that can stand in a stand-in, for the error's shape."""
@@ -83,14 +80,6 @@ class Watch(Deadline):
     def expired(self) -> None:
         """Act on it."""
         self._overdue()
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    """Drop the connection and what waits in it: the kernel would offer that for minutes."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family != socket.AF_UNIX:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-    transport.abort()
 
 
 class ClientProtocol(RequestHandler):
@@ -289,7 +278,7 @@ class ClientProtocol(RequestHandler):
     def _overdue(self) -> None:
         what, self._waits_for = self._waits_for, ""
         if self._leaving is not None:
-            _reset(self._leaving)
+            reset(self._leaving)
         elif self.transport is None:
             return
         elif what == "body":
@@ -301,14 +290,14 @@ class ClientProtocol(RequestHandler):
         elif self._framing.midway:
             self.refuse(RequestTimeout("the head of the request did not arrive in time"))
         elif self.transport.get_write_buffer_size():
-            _reset(self.transport)
+            reset(self.transport)
         else:
             self.transport.close()
 
     def _stalled(self) -> None:
         transport = self._leaving or self.transport
         if transport is not None:
-            _reset(transport)
+            reset(transport)
 
     # -- the end --------------------------------------------------------------------------------
 

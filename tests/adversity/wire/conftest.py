@@ -47,6 +47,13 @@ def gateway(
 
 def configuration(provider: Canned, lane: str) -> dict[str, object]:
     """Give what the gateway is started with."""
+    account = {
+        "name": "canned",
+        "type": "openai_compatible",
+        "base_url": provider.url + "/v1",
+        "api_key": "sk-canned-credential-1234",
+        "timeouts": {"connect_s": 2, "first_byte_s": 1, "idle_s": 1, "total_s": 10},
+    }
     return {
         "server": {
             "header_timeout_s": HEADER_S,
@@ -57,15 +64,7 @@ def configuration(provider: Canned, lane: str) -> dict[str, object]:
             "shutdown_grace_s": 2,
             "fast_lane": lane == "fast",
         },
-        "providers": [
-            {
-                "name": "canned",
-                "type": "openai_compatible",
-                "base_url": provider.url + "/v1",
-                "api_key": "sk-canned-credential-1234",
-                "timeouts": {"connect_s": 2, "first_byte_s": 1, "idle_s": 1, "total_s": 10},
-            }
-        ],
+        "providers": [account, {**account, "name": "brief", "timeouts": {"total_s": 0.5}}],
     }
 
 

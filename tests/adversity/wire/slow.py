@@ -4,7 +4,7 @@
 
 runs the whole of it with the default time-outs against a gateway of its own and prints the figures;
 `test_slow.py` runs a small form. Attackers: `head` sends a header line a second, `body` ten bytes a
-second, `read` takes nothing of a large answer.
+second, `read` takes nothing of a large answer, `late` the same of one that runs out of time first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from tests.adversity.wire.memory import descriptors, resident
 from tests.adversity.wire.raw import talk
 from tests.processes import Gateway, run
 
-KINDS = ("read", "head", "body")
+KINDS = ("read", "late", "head", "body")
+DEAF = ("read", "late")
 LARGE = 24 << 20
 ESTABLISHED = 1
 PAUSE_S = 0.005
@@ -90,9 +91,9 @@ class Attacker(asyncio.Protocol):
             self.closed.set_result(time.monotonic() - self.began)
 
 
-def chat(key: str, model: str, *, stream: bool, extra: int = 0) -> bytes:
+def chat(key: str, model: str, *, stream: bool, extra: int = 0, provider: str = "canned") -> bytes:
     """Give a whole request, which announces `extra` bytes more than it has."""
-    body = json.dumps({"model": f"canned/{model}", "messages": [], "stream": stream}).encode()
+    body = json.dumps({"model": f"{provider}/{model}", "messages": [], "stream": stream}).encode()
     return (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
         b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b"
@@ -105,30 +106,39 @@ def prepare(provider: Canned) -> None:
     body = b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}'
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     provider.plans["honest"] = Plan([head % len(body) + body], hold=True)
+
+
+def stream_of(size: int) -> Plan:
+    """Give a stream of about so many bytes."""
     event = b"data: %b\n\n" % (b"x" * 65526)
     framed = b"%x\r\n%b\r\n" % (len(event), event)
-    provider.plans["large"] = Plan(
+    return Plan(
         [
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n",
             b"transfer-encoding: chunked\r\n\r\n",
-            *[framed] * (LARGE // len(framed)),
+            *[framed] * (size // len(framed)),
             b"0\r\n\r\n",
         ]
     )
 
 
-async def attack(port: int, key: str, count: int, patience: float) -> Figures:
+async def attack(provider: Canned, port: int, key: str, count: int, patience: float) -> Figures:
     """Let `count` attackers of each kind come, with an honest client beside them."""
     figures = Figures()
     await honest(port, key, figures, figures.quiet, 100)
+    provider.plans["large"] = stream_of(0)
+    for name in ("canned", "brief"):  # so that the fast lane has met them
+        await talk(port, [chat(key, "large", stream=True, provider=name)], enough=1)
+    provider.plans["large"] = stream_of(LARGE)
     scripts = {
         "head": (b"GET / HTTP/1.1\r\nhost: a\r\n", b"x-a: b\r\n"),
         "body": (chat(key, "honest", stream=False, extra=100_000), b"          "),
         "read": (chat(key, "large", stream=True), b""),
+        "late": (chat(key, "large", stream=True, provider="brief"), b""),
     }
     attackers = {}
     for kind in KINDS:
-        attackers[kind] = await connect(port, count, *scripts[kind], deaf=kind == "read")
+        attackers[kind] = await connect(port, count, *scripts[kind], deaf=kind in DEAF)
         await settle(port, key, figures)
     waits = [each.closed for kind in KINDS for each in attackers[kind]]
     if waits:
@@ -237,14 +247,15 @@ def main() -> None:
         url = f"sqlite:///{name}/fastgw.db"
         run(migrate.upgrade(url))
         account = {"name": "canned", "type": "openai_compatible", "base_url": provider.url + "/v1"}
-        gateway = Gateway(Path(name), url, {"providers": [account]})
+        brief = {**account, "name": "brief", "timeouts": {"total_s": 5}}
+        gateway = Gateway(Path(name), url, {"providers": [account, brief]})
         try:
             gateway.ready()
             port = urlsplit(gateway.url).port or 0
             key = gateway.create_key()
             workers = gateway.children()
             base = descriptors(workers)
-            say(render(asyncio.run(attack(port, key, options.connections, 90))))
+            say(render(asyncio.run(attack(provider, port, key, options.connections, 90))))
             time.sleep(5)
             say(f"H-7 descriptors: {base} before, {descriptors(workers)} five seconds after")
             cost, age = asyncio.run(keep_silent(port, options.silent, workers, 30))

@@ -24,7 +24,7 @@ def test_slow_clients(
     prepare(provider)
     workers = gateway.children()
     base = descriptors(workers)
-    figures = asyncio.run(attack(port, key, ATTACKERS, 20))
+    figures = asyncio.run(attack(provider, port, key, ATTACKERS, 20))
     record_property("table", render(figures))
     for kind in KINDS:
         assert len(figures.lasted[kind]) == ATTACKERS
