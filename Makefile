@@ -7,12 +7,13 @@ BIN = $(VENV)/bin
 BOOTSTRAP = @sh scripts/bootstrap --venv $(VENV)
 ARGS =
 
-.PHONY: help run test adversity smoke lint fmt bench gauge compare loadtest lock image-check clean
+.PHONY: help run test adversity money smoke lint fmt bench gauge compare loadtest lock image-check clean
 
 help:
 	@echo 'make run          install, then serve the demo and print a curl that works as pasted'
 	@echo 'make test         the whole test suite against real PostgreSQL and Redis'
 	@echo 'make adversity    the long campaign of attacks, faults and load; hours'
+	@echo 'make money        every case of lost, doubled or overspent money, played at length'
 	@echo 'make smoke        wheel, clean environment, server, two requests, the usage record'
 	@echo 'make lint         ruff, mypy, import order, cython-lint'
 	@echo 'make fmt          put the code into its format'
@@ -35,10 +36,19 @@ test:
 # ARGS=--short runs every script as `make test` does.
 ADVERSITY = dying_provider deliveries relay_fidelity broken_answers drain reloads killed_worker wire.slow \
 	slow_readers idle_streams mutated_requests fuzz soak
+
 adversity:
 	$(BOOTSTRAP) run test fuzz
 	@failed=; for name in $(ADVERSITY); do \
 		$(BIN)/python -m tests.adversity.$$name $(ARGS) || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
+MONEY = $(sort $(basename $(notdir $(wildcard tests/money/m[0-9][0-9]_*.py))))
+
+money:
+	$(BOOTSTRAP) run test
+	@failed=; for name in $(MONEY); do \
+		$(BIN)/python -m tests.money.$$name $(ARGS) || failed="$$failed $$name"; \
 	done; test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 smoke:
