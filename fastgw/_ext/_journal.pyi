@@ -1,7 +1,8 @@
 """Types of the compiled journal."""
 
-from typing_extensions import Buffer
 from typing import final
+
+from typing_extensions import Buffer
 
 from fastgw._ext.lines import Row
 
