@@ -48,7 +48,7 @@ class MissingServerError(Exception):
 
 
 PORTS = range(15_000, 32_000)
-"""Below those the kernel gives to outgoing connections: a server keeps its port while it is down."""
+"""Below those of outgoing connections: nobody takes the port of a server that is down."""
 
 
 def free_port() -> int:
@@ -207,7 +207,7 @@ class Server:
         """Fill the folder before the first start."""
 
     def start_again(self) -> None:
-        """Start the process after `kill`: what its dead children held may be held a moment still."""
+        """Start the process after `kill`; what its children held may be held a moment still."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.start():
             if time.monotonic() > deadline:
