@@ -43,8 +43,7 @@ from fastgw.flow.translate import Request, translate
 from fastgw.server.carry import Carry
 from fastgw.server.replies import error_reply
 from fastgw.server.reply import Answered, Reply
-from fastgw.upstream import Pool
-from fastgw.upstream.deadlines import Deadline
+from fastgw.upstream import Pool, Sink
 from fastgw.wire.shapes import KEEP_ALIVE, shapes
 
 _JSON = "application/json"
@@ -234,7 +233,7 @@ def _break_off(reply: Reply, exchange: Exchange, error: GatewayError) -> Reply:
     return reply
 
 
-class Call(Deadline):
+class Call(Sink):
     """One attempt, seen from the client's side: takes the provider's events, writes the answer.
 
     Stream bytes go from the upstream callback straight to the client; the coroutine wakes for the
