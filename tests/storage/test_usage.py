@@ -75,6 +75,53 @@ async def test_the_first_word_stays(store):
     assert (await stored_totals(store, "usage_daily"))["cost_nano"] == 5
 
 
+async def test_a_settled_row_takes_the_place_of_a_held_one(store):
+    """Once, with the difference in every roll-up, also where provider and model are others."""
+    held = record(1, usage_source="held", cost_nano=900, status=0, tags={"job": "x"}, provider="a")
+    settled = record(1, cost_nano=5, status=502, tags={"job": "x"}, provider="b", input_tokens=3)
+    other = record(2, usage_source="held", cost_nano=70)
+    assert await usage.insert_batch(store, [held, other]) == 2
+    assert await usage.insert_batch(store, [settled, record(3)]) == 2
+    expected = [settled, other, record(3)]
+    assert await everything(store) == expected
+    for table in ("usage_daily", "usage_monthly"):
+        assert await stored_totals(store, table) == totals(expected)
+    assert await stored_totals(store, "usage_tags_daily") == totals([settled])
+    again = [held, record(1, cost_nano=77), record(2, usage_source="held", cost_nano=1)]
+    assert await usage.insert_batch(store, again) == 0
+    assert await everything(store) == expected
+    assert await stored_totals(store, "usage_daily") == totals(expected)
+
+
+async def test_held_and_settled_in_one_batch(store):
+    """The settled one counts, whatever the order."""
+    held, settled = record(1, usage_source="held", cost_nano=900), record(1, cost_nano=5)
+    for batch in ([held, settled], [settled, held]):
+        await usage.insert_batch(store, batch)
+        assert await everything(store) == [settled]
+        assert await stored_totals(store, "usage_daily") == totals([settled])
+
+
+async def test_many_writers_replace_a_held_row_once(store_url):
+    """Several loaders offer held and settled rows at once: roll-ups stay the sum of the records."""
+    stores = [await open_store(store_url, migrate=False) for _ in range(3)]
+    source = random.Random(3)
+    held = [record(n, usage_source="held", cost_nano=1000 + n) for n in range(60)]
+    settled = [record(n, cost_nano=n) for n in range(60)]
+    for _ in range(3):
+        batches = [source.sample([*held, *settled], 50) for _ in range(6)]
+        jobs = zip(batches, stores * 2, strict=True)
+        await asyncio.gather(*(usage.insert_batch(to, batch) for batch, to in jobs))
+    found = await everything(stores[0])
+    assert await stored_totals(stores[0], "usage_daily") == totals(found)
+    assert await stored_totals(stores[0], "usage_monthly") == totals(found)
+    await usage.insert_batch(stores[0], settled)
+    assert await everything(stores[0]) == settled
+    assert await stored_totals(stores[0], "usage_daily") == totals(settled)
+    for each in stores:
+        await each.close()
+
+
 async def test_nothing_is_written_of_an_empty_batch(store):
     """No record, no transaction."""
     assert await usage.insert_batch(store, []) == 0
