@@ -48,6 +48,7 @@ class Exchange:
         "candidates",
         "choices",
         "client_api",
+        "closed",
         "cost_nano",
         "created_at",
         "deployment",
@@ -60,6 +61,7 @@ class Exchange:
         "guard",
         "headers",
         "id",
+        "kept",
         "model",
         "most_output",
         "peer",
@@ -124,6 +126,8 @@ class Exchange:
         self.reservation: limits.Reservation | None = None
         self.stamps: tuple[Stamp, Stamp] | None = None
         """Of the directory and the rules that were looked at: a change since has killed them."""
+        self.kept = 0
+        """Bytes the journal keeps for the closing line; 0 until there is an opening one."""
         self.flat_nano: int | None = None
         """What it costs where nobody knows a price."""
         # route
@@ -140,6 +144,8 @@ class Exchange:
         self.first_content = 0
         self.status = 0
         # account
+        self.closed = False
+        """Whether its closing line is written."""
         self.ended = 0
         self.error: GatewayError | None = None
         self.usage: Usage | None = None

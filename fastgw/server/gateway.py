@@ -23,11 +23,12 @@ from fastgw.admin import make_admin
 from fastgw.config import Settings
 from fastgw.domain import Principal, UsageRecord
 from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailable
-from fastgw.events.writer import UsageWriter
+from fastgw.events.journal import Place, Segments, wait_for_leftovers
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
 from fastgw.flow.exchange import LoadKey, LoadSpend, Wait
 from fastgw.flow.keys import KeyCache
+from fastgw.flow.ledger import write_close
 from fastgw.metrics import Exposition, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
@@ -45,7 +46,6 @@ from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
 from fastgw.storage import open_store
 from fastgw.storage.sql import keys as key_rows
-from fastgw.storage.sql import usage as usage_rows
 from fastgw.upstream import Pool
 
 if TYPE_CHECKING:
@@ -63,10 +63,14 @@ _LANES = "fastgw_lane_total"
 class Gateway:
     """A worker's whole inside. `start`, then requests are served; `drain`, then it is empty."""
 
-    def __init__(self, settings: Settings, board: counters.Board, number: int) -> None:
+    def __init__(
+        self, settings: Settings, board: counters.Board, number: int, place: Place
+    ) -> None:
         self.settings = settings
         self._board = board
         self._number = number
+        self._segments = Segments(place, number, full_at=settings.journal.full_at)
+        self._place = place
         self._stack = AsyncExitStack()
         self._loads: dict[bytes, asyncio.Task[Principal | None]] = {}
         self.fast: FastLane | None = None
@@ -91,10 +95,8 @@ class Gateway:
         self._secrets = open_secrets(settings)
         self.store = await open_store(settings.database.url.reveal(), migrate=False)
         self._stack.push_async_callback(self.store.close)
-        self.writer = UsageWriter(
-            lambda records: usage_rows.insert_batch(self.store, records), self._secrets.folder
-        )
-        self._stack.push_async_callback(self.writer.close)
+        self._segments.start()
+        self._stack.callback(self._segments.close)
         self.metrics = Metrics(
             self._board.slot(self._number),
             known_model=lambda name: name in self.context.directory.names,
@@ -109,6 +111,7 @@ class Gateway:
             keys=keys,
             directory=await self._read_directory(),
             metrics=self.metrics,
+            journal=self._segments.journal,
             record=self._record,
         )
         self.context.limiter.replace(await read_rules(settings, self.store))
@@ -131,11 +134,10 @@ class Gateway:
         self._apply_settings()
 
     async def _catch_up(self) -> None:
-        """Write what an earlier process could not, and begin to follow the store."""
-        self.writer.start()
-        loaded = await self.writer.load_spilled()
-        if loaded:
-            log.info("spilled_usage_loaded", records=loaded)
+        """Let what dead processes have left come into the store, and begin to follow it."""
+        for each in (self._segments.run(), self._segments.sync()):
+            self._stack.push_async_callback(cancel, spawn(each, "journal"))
+        await wait_for_leftovers(self._place.folder)
         self._stack.push_async_callback(cancel, spawn(self._changes.run(), "changes"))
         self._stack.push_async_callback(cancel, spawn(self._spend.run(), "spend"))
         if self._number == 0:
@@ -257,8 +259,7 @@ class Gateway:
     def _apply_settings(self) -> None:
         settings = self.settings
         self._jobs.settings = settings
-        self._log_request = logs.request_line(enabled=settings.logs.requests)
-        self.context.record = self.writer.put if self._log_request is None else self._record
+        self.context.log = logs.request_line(enabled=settings.logs.requests)
         self.lane.stream = settings.stream
         if self.fast is not None:
             self.fast.configure(settings.server, settings.stream)
@@ -308,9 +309,9 @@ class Gateway:
         return await read_directory(self.settings, self.store, self._secrets.vault)
 
     def _record(self, record: UsageRecord) -> None:
-        self.writer.put(record)
-        if self._log_request is not None:
-            self._log_request(record)
+        write_close(record, self.context, 0)
+        if self.context.log is not None:
+            self.context.log(record)
 
     # -- telling --------------------------------------------------------------------------------
 
@@ -321,6 +322,8 @@ class Gateway:
             reasons.append("draining")
         if not self._changes.store_ok:
             reasons.append("database unavailable")
+        if self._segments.fault is not None:
+            reasons.append("journal cannot grow")
         return reasons
 
     def health(self) -> dict[str, object]:
@@ -336,8 +339,7 @@ class Gateway:
             "worker": self._number,
             "store": {"engine": self.store.engine, "available": self._changes.store_ok},
             "limits": "in process",
-            "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
-                             "spilled": self.writer.spilled},
+            "journal": {"mode": self.settings.journal.mode, **self._segments.describe()},
             "keys": {"cached": len(self.context.keys)},
             "in_flight": sum(lane.in_flight for lane in self._lanes()),
             "providers": len(directory.providers),
@@ -354,8 +356,7 @@ class Gateway:
                       "draining": self._draining, "served": self._lane_counts()},
             "plans": {"keys": len(plans), "plans": plans.count()} if plans is not None else {},
             "pools": self._pool.describe(),
-            "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
-                             "spilled": self.writer.spilled},
+            "journal": {"mode": self.settings.journal.mode, **self._segments.describe()},
             "keys": {"cached": len(self.context.keys), "loading": len(self._loads),
                      "epoch": self.context.keys.epoch},
             "clients": {"connections": sum(len(each.connections) for each in self._servers)},
