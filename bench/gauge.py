@@ -298,11 +298,11 @@ async def gauge(folder: Path) -> tuple[list[Figure], Any]:
     """Make a worker, measure, and let go of it; also give which lane served how much."""
     wanted = settings(folder)
     governed = await govern(wanted.database.url.reveal())
-    gateway = Gateway(wanted, counters.Board(4 << 20, 1), 0)
+    place = Place.make(Path(wanted.journal.dir))
+    gateway = Gateway(wanted, counters.Board(4 << 20, 1), 0, place)
     ours, theirs = socket.socketpair()
     with closing(ours), closing(theirs):
         await gateway.start()
-        gateway.writer._insert = drop
         rig = Rig(gateway, governed.key, ours)
 
         def connect(*arguments: Any) -> Awaitable[Any]:

@@ -50,6 +50,11 @@ class Served:
         self.urls = urls
         self.client = client
 
+    @property
+    def waiting(self) -> Any:
+        """Bytes of the journal that are not in the store."""
+        return self.gateway.health()["journal"]["waiting"]
+
     async def create_key(self, name: str = "test", **fields: Any) -> str:
         """Create a key and give its text."""
         _, plaintext = await keys.create(self.gateway.store, name=name, **fields)
