@@ -45,8 +45,8 @@ def close_line(exchange: Exchange, context: Context) -> None:
         reach("before_close")
     record = make_record(exchange)
     write_close(record, context, exchange.kept)
-    if context.log is not None:
-        context.log(record)
+    if context.record is not None:
+        context.record(record)
     if reach is not None:
         reach("after_close")
 

@@ -46,18 +46,16 @@ class Context:
         directory: Directory,
         metrics: Metrics,
         journal: journal.Journal,
-        record: Callable[[UsageRecord], None],
     ) -> None:
         self.ids = ids.Source("fgx_")
         self.keys = keys
         self.directory = directory
         self.metrics = metrics
-        self.record = record
+        self.record: Callable[[UsageRecord], None] | None = None
+        """Who else wants to know of every record: the log, if it was asked for."""
         self.journal = journal
         """Where exchanges are written down before anything of them leaves."""
         self.whos = Whos()
-        self.log: Callable[[UsageRecord], None] | None = None
-        """Writes a line of the log for each record, if that was asked for."""
         self.plans: Plans | None = None
         """What the fast lane executes; None where there is no fast lane."""
         self.limiter = Limiter()

@@ -21,14 +21,13 @@ from fastgw import __version__, _ext, logs
 from fastgw._ext import counters
 from fastgw.admin import make_admin
 from fastgw.config import Settings
-from fastgw.domain import Principal, UsageRecord
+from fastgw.domain import Principal
 from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailable
 from fastgw.events.journal import Place, Segments, wait_for_leftovers
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
 from fastgw.flow.exchange import LoadKey, LoadSpend, Wait
 from fastgw.flow.keys import KeyCache
-from fastgw.flow.ledger import write_close
 from fastgw.metrics import Exposition, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
@@ -112,7 +111,6 @@ class Gateway:
             directory=await self._read_directory(),
             metrics=self.metrics,
             journal=self._segments.journal,
-            record=self._record,
         )
         self.context.limiter.replace(await read_rules(settings, self.store))
         self._spend = Spend(self.store, self.context.limiter, lambda: self.context.directory)
@@ -259,7 +257,7 @@ class Gateway:
     def _apply_settings(self) -> None:
         settings = self.settings
         self._jobs.settings = settings
-        self.context.log = logs.request_line(enabled=settings.logs.requests)
+        self.context.record = logs.request_line(enabled=settings.logs.requests)
         self.lane.stream = settings.stream
         if self.fast is not None:
             self.fast.configure(settings.server, settings.stream)
@@ -307,11 +305,6 @@ class Gateway:
 
     async def _read_directory(self) -> Directory:
         return await read_directory(self.settings, self.store, self._secrets.vault)
-
-    def _record(self, record: UsageRecord) -> None:
-        write_close(record, self.context, 0)
-        if self.context.log is not None:
-            self.context.log(record)
 
     # -- telling --------------------------------------------------------------------------------
 
