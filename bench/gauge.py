@@ -36,6 +36,7 @@ from bench.instructions import Instructions
 from fastgw import _ext
 from fastgw._ext import counters
 from fastgw.config import Settings
+from fastgw.events.journal import Place
 from fastgw.server.gateway import Gateway
 
 BATCHES = 7
@@ -268,10 +269,6 @@ def figure(what: str, spent: list[tuple[int, int | None]], count: int) -> Figure
         median_ns=median(ns for ns, _ in spent) / count,
         instructions=min(counted) / count if counted else None,
     )
-
-
-async def drop(_: object) -> None:
-    """Take a batch of records; a database's cost is not the gateway's."""
 
 
 def settings(folder: Path) -> Settings:

@@ -3,9 +3,9 @@
     FOLDER/RUN-WORKER-xxxxxx.lock          locked (flock) by the worker as long as it lives
     FOLDER/RUN-WORKER-xxxxxx.000001.seg    its segments; the last one is in reserve
 
-What nobody holds the lock of belongs to nobody any more: loader.py takes it into the store. Segments
-are allocated as a whole in a thread, so a disk that is full is noticed before there is something to
-write. A line is safe from kill -9 once it is written; from power loss within `_SYNC_S`.
+What nobody holds the lock of belongs to nobody any more: loader.py takes it into the store.
+Segments are allocated as a whole in a thread, so a disk that is full is noticed before there is
+something to write. A line is safe from kill -9 once it is written; from power loss after `_SYNC_S`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Segments:
-    """Keeps one journal supplied with segments. `start`, then `run`; `close` when all is written."""
+    """Keeps one journal supplied with segments: `start`, then `run` and `sync`; `close` at last."""
 
     def __init__(self, place: Place, number: int, *, full_at: float, size: int = SEGMENT) -> None:
         self.journal = journal.Journal()
@@ -209,12 +209,17 @@ def is_dead(lock: Path) -> bool | None:
     return True
 
 
+def find_leftovers(folder: Path) -> list[Path]:
+    """Give the locks of workers that are gone and have left something."""
+    return [path for path in folder.glob(f"*{LOCK}") if is_dead(path)]
+
+
 async def wait_for_leftovers(folder: Path) -> None:
     """Wait until what dead workers have left is in the store, or set aside.
 
     Before that nobody may read from the store what was spent.
     """
-    leftovers = [path for path in folder.glob(f"*{LOCK}") if is_dead(path)]
+    leftovers = find_leftovers(folder)
     began = time.monotonic()
     told = False
     while leftovers := [path for path in leftovers if path.exists()]:

@@ -15,6 +15,7 @@ import fcntl
 import mmap
 import os
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import chain
@@ -32,8 +33,10 @@ from fastgw.wire import json
 
 log = structlog.get_logger(__name__)
 
-BATCH = 4_000
+BATCH = 8_000
 """Records of one transaction."""
+TOGETHER = 2
+"""Transactions under way: while the store works on one the next is made."""
 PAUSE_S = 0.1
 """Lines gather this long, so that a busy second is a few transactions."""
 MOST_LEFT = 64
@@ -63,6 +66,8 @@ class Segment:
             raise
         self.at = 0
         """Up to here everything is in the store."""
+        self.ahead = 0
+        """Up to here it is read."""
         self.names: dict[int, tuple[str | None, ...]] = {}
         self.waiting: dict[str, Row] = {}
         """What is open, as held rows by id."""
@@ -88,12 +93,12 @@ class Segment:
 
     def read(self, most: int, until: int | None = None) -> Reading:
         """Read on, so many closed rows; what is behind damage is left alone."""
-        if not self.began or (self.damage is not None and self.at >= self.damage):
-            return Reading(self, [], [], self.at)
+        if not self.began or (self.damage is not None and self.ahead >= self.damage):
+            return Reading(self, [], [], self.ahead)
         end = self.damage if until is None else until
         with memoryview(self._map) as whole, whole[:end] as view:
             try:
-                return Reading(self, *journal.read(view, self.at, self.names, most))
+                return Reading(self, *journal.read(view, self.ahead, self.names, most))
             except Damaged as exc:
                 if until is not None:
                     raise
@@ -189,6 +194,7 @@ class Journals:
                 for other in others:
                     other.pop(id_, None)
         segment.at = reading.end
+        segment.ahead = max(segment.ahead, segment.at)
 
     def open_rows(self) -> list[Row]:
         """Give the held rows of everything that is open."""
@@ -252,19 +258,40 @@ class Loader:
         """Load all there is; give how many records that was. StoreUnavailable: later, maybe."""
         self._find()
         moved = 0
-        while readings := self._read_batch():
-            rows = [*chain.from_iterable(reading.closed for _, reading in readings)]
-            if rows:
-                await self._write(rows)
-            if reach is not None:
-                reach("during_load")
-            for journals, reading in readings:
-                journals.apply(reading)
-                reading.segment.note()
-            moved += len(rows)
-        self.loaded += moved
+        loop = asyncio.get_running_loop()
+        writing: deque[tuple[asyncio.Task[None], list[tuple[Journals, Reading]]]] = deque()
+        try:
+            while True:
+                readings = self._read_batch()
+                if readings:
+                    rows = [*chain.from_iterable(reading.closed for _, reading in readings)]
+                    writing.append((loop.create_task(self._write(rows)), readings))
+                if not writing:
+                    break
+                if len(writing) == TOGETHER or not readings:
+                    moved += await self._take_in(*writing.popleft())
+        finally:
+            # One that failed leaves those behind it in the store: they are offered once more.
+            await asyncio.gather(*(task for task, _ in writing), return_exceptions=True)
+            for journals in self._journals.values():
+                for segment in journals.segments.values():
+                    segment.ahead = segment.at
         for name, journals in tuple(self._journals.items()):
             await self._retire(name, journals)
+        return moved
+
+    async def _take_in(
+        self, written: asyncio.Task[None], readings: list[tuple[Journals, Reading]]
+    ) -> int:
+        """Wait until a batch is in the store, and take note of it."""
+        await written
+        if reach is not None:
+            reach("during_load")
+        for journals, reading in readings:
+            journals.apply(reading)
+            reading.segment.note()
+        moved = sum(len(reading.closed) for _, reading in readings)
+        self.loaded += moved
         return moved
 
     async def _try(self) -> bool:
@@ -307,7 +334,8 @@ class Loader:
         for journals in self._journals.values():
             for segment in journals.segments.values():
                 reading = segment.read(room)
-                if reading.end > segment.at:
+                if reading.end > segment.ahead:
+                    segment.ahead = reading.end
                     found.append((journals, reading))
                     room -= len(reading.closed)
                     if room <= 0:
@@ -316,6 +344,8 @@ class Loader:
 
     async def _write(self, rows: list[Row]) -> None:
         """Write rows; what the store refuses for good is set aside and holds up nobody."""
+        if not rows:
+            return
         try:
             await self._insert(rows)
         except InvalidRequest as exc:

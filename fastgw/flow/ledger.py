@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastgw._ext import journal
 from fastgw._ext.columns import fit_text
 from fastgw.domain import Deployment, UsageRecord
-from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange
 from fastgw.wire import json
+
+if TYPE_CHECKING:
+    from fastgw.flow.context import Context
 
 
 def who_of(exchange: Exchange, deployment: Deployment | None) -> journal.Who:

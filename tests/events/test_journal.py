@@ -10,6 +10,7 @@ import pytest
 
 from fastgw._ext import journal
 from fastgw.events.journal import Place, Segments, is_dead, wait_for_leftovers
+from tests.adversity.bed import descriptors
 from tests.events.ledgers import SIZE, WHO, Worker, killed, names
 from tests.waiting import eventually
 
@@ -67,9 +68,9 @@ async def test_what_was_left_is_synced_and_let_go(place):
     await worker.serve(*names(1000))
     await eventually(lambda: len(worker.segments._files) <= 3)
     running.cancel()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors(os.getpid())
     worker.die()
-    assert len(os.listdir("/proc/self/fd")) < before
+    assert descriptors(os.getpid()) < before
 
 
 async def test_a_full_disk_refuses_and_recovers(place, monkeypatch):
@@ -100,12 +101,12 @@ async def test_an_allocation_that_fails_leaves_no_file(place, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", fail)
     segments = Segments(place, 0, full_at=1)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors(os.getpid())
     segments.start()
     assert segments.fault == "No space left on device"
     assert not segments.journal.open(journal.Who(WHO), "fgx_1", None, 5, False, 1, 2, 3)
     assert [path.suffix for path in place.folder.iterdir()] == [".lock"]
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert descriptors(os.getpid()) == before + 1
     segments.close()
 
 
