@@ -20,6 +20,7 @@ from pathlib import Path
 import uvloop
 
 from fastgw._ext import BUILD, journal
+from fastgw.config.schema import Journal
 from fastgw.events.journal import Place, Segments
 from fastgw.events.loader import Loader
 from fastgw.storage import migrate, open_store
@@ -33,7 +34,7 @@ TAGS = ("{}", "{}", "{}", '{"job":"nightly","team":"search"}')
 
 async def write_down(place: Place, count: int, keys: int) -> None:
     """Write exchanges as busy seconds make them: many keys, some models, a quarter with tags."""
-    segments = Segments(place, 0, full_at=1)
+    segments = Segments(place, 0, full_at=1, size=Journal().segment_bytes)
     segments.start()
     whos = [
         journal.Who(

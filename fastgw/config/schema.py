@@ -143,6 +143,9 @@ class Journal(Section):
     mode: Literal["file", "redis", "none"] = Field(
         "file", description="none: in a folder that goes with the process; redis: not there yet"
     )
+    segment_bytes: Annotated[int, number, Field(ge=1 << 16, le=1 << 30)] = Field(
+        8 << 20, description="size of a journal file; each worker has two made ahead"
+    )
     full_at: Share = Field(
         0.9, description="share of its disk in use from which it no longer grows; 1: until the end"
     )

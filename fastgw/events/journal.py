@@ -26,8 +26,6 @@ from fastgw._ext import journal, lines
 
 log = structlog.get_logger(__name__)
 
-SEGMENT = 8 << 20
-"""Bytes of a segment: 30,000 exchanges, about a second of the busiest worker."""
 LOCK = ".lock"
 SEG = ".seg"
 LOADED_AT = 16
@@ -58,7 +56,7 @@ class Place(msgspec.Struct, frozen=True):
 class Segments:
     """Keeps one journal supplied with segments: `start`, then `run` and `sync`; `close` at last."""
 
-    def __init__(self, place: Place, number: int, *, full_at: float, size: int = SEGMENT) -> None:
+    def __init__(self, place: Place, number: int, *, full_at: float, size: int) -> None:
         self.journal = journal.Journal()
         self.fault: str | None = None
         """Why no further segment can be made."""

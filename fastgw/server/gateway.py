@@ -68,7 +68,8 @@ class Gateway:
         self.settings = settings
         self._board = board
         self._number = number
-        self._segments = Segments(place, number, full_at=settings.journal.full_at)
+        kept = settings.journal
+        self._segments = Segments(place, number, full_at=kept.full_at, size=kept.segment_bytes)
         self._place = place
         self._stack = AsyncExitStack()
         self._loads: dict[bytes, asyncio.Task[Principal | None]] = {}

@@ -359,12 +359,15 @@ class Call(Deadline):
         except GatewayError as exc:
             self.stop(exc)
         else:
-            exchange = self._exchange
-            translator = exchange.translator
-            if translator is not None and translator.complete and translator.fault is None:
-                exchange.status = exchange.status or self._answer.status
-                close_line(exchange, self._context)  # the client may read no further
+            if self.delivered:
+                self._close_if_complete()
             self._pass_on(out)
+
+    def _close_if_complete(self) -> None:
+        """Write the closing line when the stream has told its own end: who reads may stop there."""
+        translator = self._exchange.translator
+        if translator is not None and translator.complete and translator.fault is None:
+            close_line(self._exchange, self._context)
 
     def upstream_end(self) -> None:
         """Take the clean end."""
@@ -427,6 +430,7 @@ class Call(Deadline):
         self.delivered = True
         if not self._answer.raw and not self._ended:
             self._arm()
+        self._close_if_complete()
         for out in self._waiting:
             self._write(out)
         while not self._ended:

@@ -100,7 +100,7 @@ async def test_an_allocation_that_fails_leaves_no_file(place, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", fail)
-    segments = Segments(place, 0, full_at=1)
+    segments = Segments(place, 0, full_at=1, size=SIZE)
     before = descriptors(os.getpid())
     segments.start()
     assert segments.fault == "No space left on device"

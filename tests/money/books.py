@@ -25,7 +25,8 @@ from urllib.parse import urlsplit
 from fastgw.domain import UsageRecord
 from fastgw.storage import Store
 from fastgw.storage.sql import budgets, usage
-from tests.adversity.bed import CHAT, Seen, _make_store, ask, provider
+from tests import servers
+from tests.adversity.bed import CHAT, Seen, ask, make_store, provider
 from tests.adversity.verdict import Verdict
 from tests.processes import Gateway, Mock
 
@@ -43,6 +44,8 @@ class Books:
     url: str
     config: dict[str, Any]
     mock: Mock
+    postgres: servers.Postgres | None
+    """The database's server, where it is this arrangement's own."""
     gateway: Gateway = field(init=False)
     key: str = ""
     seen: dict[str, Seen] = field(default_factory=dict)
@@ -118,19 +121,30 @@ async def make_budget(store: Store) -> None:
 
 
 @asynccontextmanager
-async def keeping(*, engine: str = "sqlite", **config: Any) -> AsyncIterator[Books]:
-    """Make the arrangement; whoever uses it starts and stops the gateway."""
+async def keeping(
+    *, engine: str = "sqlite", own: bool = False, **config: Any
+) -> AsyncIterator[Books]:
+    """Make the arrangement; whoever uses it starts and stops the gateway.
+
+    `own`: with a PostgreSQL server of its own, to be killed.
+    """
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="fastgw-money-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        url = await asyncio.to_thread(_make_store, engine, folder, stack)
+        postgres = servers.Postgres() if own else None
+        if postgres is not None:
+            await asyncio.to_thread(postgres.launch)
+            stack.callback(postgres.close)
+            url = postgres.dsn
+        else:
+            url = await asyncio.to_thread(make_store, engine, folder, stack)
         (folder / "mock").mkdir()
         mock = await asyncio.to_thread(Mock, folder / "mock")
         try:
             fast = os.environ.get("FASTGW_LANE") != "standard"
             server = {"fast_lane": fast, "shutdown_grace_s": 5, **config.pop("server", {})}
             whole = {"providers": [provider(mock.base_url)], **config, "server": server}
-            yield Books(folder, url, whole, mock)
+            yield Books(folder, url, whole, mock, postgres)
         finally:
             await asyncio.to_thread(mock.stop)
 

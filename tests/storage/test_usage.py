@@ -393,3 +393,34 @@ async def test_sqlite_needs_no_partitions(sqlite_url):
     store = await open_store(sqlite_url, migrate=False)
     assert await usage.ensure_partitions(store) == []
     await store.close()
+
+
+# -- retention ----------------------------------------------------------------------------------
+
+
+async def test_old_months_are_forgotten(store):
+    """Whole months go, strays too, the roll-ups stay, and what is kept is kept whole."""
+    months = [NOON - 31 * DAY * back for back in range(5)]  # November back to July
+    for at in months[:3]:
+        await usage.ensure_partitions(store, at)
+    records = [record(number, created_at=at) for number, at in enumerate(months)]
+    await usage.insert_batch(store, records)
+    before = await stored_totals(store, "usage_daily")
+    dropped = await usage.forget(store, 1, NOON)
+    kept = [one for one in records if day_of(one) >= "2025-10"]
+    assert len(kept) == 2
+    assert sorted(await everything(store), key=lambda one: one.id) == kept
+    assert dropped == (["usage_records_y2025m09"] if store.engine == "postgresql" else [])
+    assert await stored_totals(store, "usage_daily") == before
+    assert await usage.forget(store, 1, NOON) == []
+    assert len(await everything(store)) == 2
+
+
+async def test_nothing_of_the_kept_months_is_forgotten(store):
+    """The first millisecond of the oldest month that is kept stays; the one before goes."""
+    first = usage.month_bounds(NOON)[0]
+    await usage.insert_batch(store, [record(1, created_at=first), record(2, created_at=first - 1)])
+    await usage.forget(store, 1, NOON)
+    assert len(await everything(store)) == 2
+    await usage.forget(store, 0, NOON)
+    assert [one.id for one in await everything(store)] == [record(1).id]

@@ -10,6 +10,7 @@ with its id and time takes its place, and the roll-ups move by the difference.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -179,6 +180,13 @@ MOVE = {
 }
 
 MAKE_PARTITION = "SELECT fastgw_make_usage_partition($1)"
+PARTITIONS = """SELECT inhrelid::regclass::text AS name FROM pg_inherits
+WHERE inhparent = 'usage_records'::regclass"""
+_PARTITION = re.compile(r"usage_records_y(\d{4})m(\d{2})")
+FORGET = """DELETE FROM usage_records WHERE created_at < $1 AND (created_at, id) IN (
+SELECT created_at, id FROM usage_records WHERE created_at < $1 ORDER BY created_at, id LIMIT $2)"""
+"""What is in no month's partition: on PostgreSQL strays, on SQLite everything."""
+_FORGOTTEN_AT_ONCE = 5_000
 
 
 async def insert_batch(store: Store, records: Iterable[UsageRecord]) -> int:
@@ -279,6 +287,26 @@ async def ensure_partitions(db: Session, at_ms: int | None = None) -> list[str]:
     first, second = month_bounds(now_ms() if at_ms is None else at_ms)
     made = [await db.fetchval(MAKE_PARTITION, start) for start in (first, second)]
     return [name for name in made if name is not None]
+
+
+async def forget(db: Session, keep_months: int, at_ms: int) -> list[str]:
+    """Drop the records of months that ended `keep_months` or more before the present one began.
+
+    Gives the names of dropped partitions; roll-ups stay. Without partitions a piece at a time goes,
+    and the next call takes the next one.
+    """
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    months = at.year * 12 + at.month - 1 - keep_months
+    dropped = []
+    if db.engine == "postgresql":
+        for row in await db.fetch(PARTITIONS):
+            found = _PARTITION.fullmatch(row["name"])
+            if found and int(found[1]) * 12 + int(found[2]) - 1 < months:
+                await db.execute(f"DROP TABLE {found[0]}")
+                dropped.append(found[0])
+    first = datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
+    await db.execute(FORGET, int(first.timestamp()) * 1000, _FORGOTTEN_AT_ONCE)
+    return dropped
 
 
 def month_bounds(at_ms: int) -> tuple[int, int]:
