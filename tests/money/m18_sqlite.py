@@ -1,4 +1,4 @@
-"""M-18: SQLite and one worker, killed time and again: the file is whole, nothing settled is lost."""
+"""M-18: SQLite and one worker, killed time and again: the file is whole, nothing is lost."""
 
 from __future__ import annotations
 
