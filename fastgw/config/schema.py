@@ -140,7 +140,23 @@ class Journal(Section):
     """The record of open and closed exchanges that survives a kill."""
 
     dir: Text = Field("fastgw-data/journal", description="folder of the journal files")
-    mode: Literal["file", "redis", "none"] = Field("file", description="where it is kept")
+    mode: Literal["file", "redis", "none"] = Field(
+        "file", description="none: in a folder that goes with the process; redis: not there yet"
+    )
+    segment_bytes: Annotated[int, number, Field(ge=1 << 16, le=1 << 30)] = Field(
+        8 << 20, description="size of a journal file; each worker has two made ahead"
+    )
+    full_at: Share = Field(
+        0.9, description="share of its disk in use from which it no longer grows; 1: until the end"
+    )
+
+
+class Usage(Section):
+    """Usage records in the database; daily and monthly sums stay for good."""
+
+    keep_months: Positive | None = Field(
+        None, description="months before the present one that records are kept; unset: all"
+    )
 
 
 class Admin(Section):
@@ -360,6 +376,7 @@ class Settings(Section):
     redis: Redis = Redis()
     security: Security = Security()
     journal: Journal = Journal()
+    usage: Usage = Usage()
     admin: Admin = Admin()
     keys: Keys = Keys()
     auth: Auth = Auth()

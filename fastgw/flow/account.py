@@ -8,12 +8,47 @@ import msgspec
 
 from fastgw import catalog
 from fastgw._ext import limits
+from fastgw._ext.killpoints import reach
 from fastgw.domain import Usage, UsageRecord
-from fastgw.errors import ClientGone
+from fastgw.errors import ClientGone, StoreUnavailable
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange
+from fastgw.flow.ledger import write_close, write_open
 
 _NOTHING = Usage()
+
+
+def open_line(exchange: Exchange, context: Context) -> None:
+    """Write down that a provider is about to be asked: once, and before the first byte goes out.
+
+    StoreUnavailable when nothing can be written.
+    """
+    if exchange.kept:
+        return
+    if not write_open(exchange, context):
+        raise StoreUnavailable("the journal cannot be written", retry_after=1)
+    if reach is not None:
+        reach("after_open")
+
+
+def close_line(exchange: Exchange, context: Context) -> None:
+    """Write down what the exchange came to, before the last bytes of its answer go out. Once."""
+    if exchange.closed:
+        return
+    exchange.closed = True
+    exchange.ended = time.monotonic_ns()
+    if exchange.usage is None:
+        count(exchange)
+    if exchange.principal is None:
+        return
+    if reach is not None:
+        reach("before_close")
+    record = make_record(exchange)
+    write_close(record, context, exchange.kept)
+    if context.record is not None:
+        context.record(record)
+    if reach is not None:
+        reach("after_close")
 
 
 def count(exchange: Exchange) -> None:
@@ -29,7 +64,11 @@ def count(exchange: Exchange) -> None:
     elif usage is not _NOTHING:
         exchange.cost_nano = exchange.flat_nano
     if exchange.reservation is not None:
+        if reach is not None:
+            reach("before_release")
         _settle(exchange, exchange.reservation)
+        if reach is not None:
+            reach("after_release")
 
 
 def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
@@ -65,16 +104,12 @@ def _usage(exchange: Exchange) -> tuple[Usage, str]:
 
 
 def account(exchange: Exchange, context: Context) -> None:
-    """Close the exchange: its metrics, and its record once a principal is known."""
-    exchange.ended = time.monotonic_ns()
-    if exchange.usage is None:
-        count(exchange)
+    """Close the exchange: its record once a principal is known, and its metrics."""
+    close_line(exchange, context)
     _measure(exchange, context)
     held, cost = exchange.reservation, exchange.cost_nano or 0
     if held is not None and held.guard.wants_money and cost > held.nano:
         context.metrics.overrun_nano.add(cost - held.nano)
-    if exchange.principal is not None:
-        context.record(make_record(exchange))
 
 
 def make_record(exchange: Exchange) -> UsageRecord:

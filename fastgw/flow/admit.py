@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastgw._ext import estimate, limits, scan
+from fastgw._ext.killpoints import reach
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
 from fastgw.flow.context import Context
@@ -110,6 +111,8 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
         error = refusal(guard, now, tokens, nano, context.metrics)
         assert error is not None, "a guard that reserves nothing has a meter that refuses"
         raise error
+    if reach is not None:
+        reach("after_reserve")
     return None
 
 

@@ -48,6 +48,7 @@ class Exchange:
         "candidates",
         "choices",
         "client_api",
+        "closed",
         "cost_nano",
         "created_at",
         "deployment",
@@ -143,6 +144,8 @@ class Exchange:
         self.first_content = 0
         self.status = 0
         # account
+        self.closed = False
+        """Whether its closing line is written."""
         self.ended = 0
         self.error: GatewayError | None = None
         self.usage: Usage | None = None

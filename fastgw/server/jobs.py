@@ -44,6 +44,10 @@ class Jobs:
     async def look(self) -> None:
         """Do what is due."""
         await usage.ensure_partitions(self._store, now_ms())
+        if (months := self.settings.usage.keep_months) is not None:
+            dropped = await usage.forget(self._store, months, now_ms())
+            if dropped:
+                log.info("usage_forgotten", partitions=dropped)
         await config_version.prune(self._store)
         await sessions.prune(self._store)
         schedule = self.settings.catalog.sync_schedule

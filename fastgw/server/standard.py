@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from fastgw._ext import http1, limits, sse
+from fastgw._ext.killpoints import reach
 from fastgw.config.schema import Stream
 from fastgw.domain import Deployment, Principal, Timeouts, usd
 from fastgw.errors import (
@@ -31,7 +32,7 @@ from fastgw.errors import (
     UpstreamTimeout,
 )
 from fastgw.flow.accept import accept
-from fastgw.flow.account import account, count
+from fastgw.flow.account import account, close_line, count, open_line
 from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
@@ -116,6 +117,7 @@ class StandardLane:
         except GatewayError as error:
             exchange.error = error
             if reply.started:
+                close_line(exchange, context)
                 return _break_off(reply, exchange, error)
             exchange.status = error.status
             leave_refusal(exchange, context)
@@ -175,9 +177,10 @@ class StandardLane:
         for deployment in exchange.candidates:
             if fault is not None:
                 context.metrics.fallbacks.add(1)
-            call = Call(exchange, request, reply, self._pool, self.stream)
+            call = Call(exchange, context, request, reply, self._pool, self.stream)
             try:
                 outgoing = translate(exchange, deployment)
+                open_line(exchange, context)
                 self._live.add(call)
                 if carry is not None and carry.deployment == deployment:
                     call.take_over(carry)
@@ -242,10 +245,17 @@ class Call(Sink):
     """
 
     def __init__(
-        self, exchange: Exchange, request: web.Request, reply: Reply, pool: Pool, stream: Stream
+        self,
+        exchange: Exchange,
+        context: Context,
+        request: web.Request,
+        reply: Reply,
+        pool: Pool,
+        stream: Stream,
     ) -> None:
         super().__init__()
         self._exchange = exchange
+        self._context = context
         self._request = request
         self._answer = Answer(exchange)
         self._reply = reply
@@ -271,6 +281,8 @@ class Call(Sink):
             outgoing.target, outgoing.head, outgoing.parts, self, timeouts, record.replay
         )
         self._exchange.sent = time.monotonic_ns()
+        if reach is not None:
+            reach("after_send")
         self._be_patient()
 
     def take_over(self, carry: Carry) -> None:
@@ -346,7 +358,15 @@ class Call(Sink):
         except GatewayError as exc:
             self.stop(exc)
         else:
+            if self.delivered:
+                self._close_if_complete()
             self._pass_on(out)
+
+    def _close_if_complete(self) -> None:
+        """Write the closing line when the stream has told its own end: who reads may stop there."""
+        translator = self._exchange.translator
+        if translator is not None and translator.complete and translator.fault is None:
+            close_line(self._exchange, self._context)
 
     def upstream_end(self) -> None:
         """Take the clean end."""
@@ -397,6 +417,7 @@ class Call(Sink):
         fields = self._fields()
         if exchange.cost_nano is not None and exchange.error is None:
             fields += b"x-fastgw-cost: %b\r\n" % usd(exchange.cost_nano).encode()
+        close_line(exchange, self._context)
         self._reply.whole(exchange.status, fields, self._tail)
         return self._reply
 
@@ -408,6 +429,7 @@ class Call(Sink):
         self.delivered = True
         if not self._answer.raw and not self._ended:
             self._arm()
+        self._close_if_complete()
         for out in self._waiting:
             self._write(out)
         while not self._ended:
@@ -420,6 +442,7 @@ class Call(Sink):
                 await self._woken()
         if self._error is not None:
             raise self._error
+        close_line(exchange, self._context)
         if self._tail:
             reply.write(self._tail)
         reply.end()

@@ -804,36 +804,35 @@ cdef class Turn(Sink):
             lane.journal.c_close(
                 self.kept, leg.who, self.id, self.label, self.created_ms, &closing, None
             )
-            self.over()
-            return
-        lane.record(UsageRecord(
-            self.id,
-            self.label if self.label is not None else self.id,
-            self.created_ms,
-            plan.key_id,
-            plan.user_id,
-            plan.team_id,
-            plan.org_id,
-            plan.tags,
-            plan.endpoint,
-            plan.requested_model,
-            leg.provider,
-            leg.model,
-            200,
-            1,
-            self.stream,
-            tokens.input,
-            tokens.output,
-            tokens.cached,
-            tokens.cache_write,
-            tokens.reasoning,
-            cost,
-            "reported",
-            (ended - self.started) // 1_000_000,
-            (self.first - self.sent) // 1_000_000 if self.first else None,
-            (self.sent - self.started) // 1000,
-            None,
-        ))
+        if lane.record is not None:
+            lane.record(UsageRecord(
+                self.id,
+                self.label if self.label is not None else self.id,
+                self.created_ms,
+                plan.key_id,
+                plan.user_id,
+                plan.team_id,
+                plan.org_id,
+                plan.tags,
+                plan.endpoint,
+                plan.requested_model,
+                leg.provider,
+                leg.model,
+                200,
+                1,
+                self.stream,
+                tokens.input,
+                tokens.output,
+                tokens.cached,
+                tokens.cache_write,
+                tokens.reasoning,
+                cost,
+                "reported",
+                (ended - self.started) // 1_000_000,
+                (self.first - self.sent) // 1_000_000 if self.first else None,
+                (self.sent - self.started) // 1000,
+                None,
+            ))
         self.over()
 
     cdef object close_slowly(self, object error):

@@ -83,7 +83,7 @@ async def test_the_third_of_two_is_refused_and_told_when_to_come_back(serve, sto
     assert headers["x-ratelimit-reset-requests"].endswith("s")
     assert (await ask(served, second))[0] == 200, "a counter of its own"
     assert await metric(served, 'fastgw_rate_limited_total{scope="key"}') == 1
-    await eventually(lambda: len(served.gateway.writer) == 0)
+    await eventually(lambda: served.waiting == 0)
     assert await other.fetchval("SELECT count(*) FROM usage_records WHERE status = 429") == 1
 
 
