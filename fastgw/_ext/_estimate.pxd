@@ -47,6 +47,7 @@ cdef class Family:
     cdef Rates rates
     cdef unsigned int counts[RATIOS]
     cdef unsigned int total
+    cdef unsigned int bound  # of them not seen, but what a family begins with
     cdef long long ratio
     cdef long long middle
 

@@ -391,7 +391,7 @@ cdef class Family:
     def __cinit__(self, overheads=None):
         self.rates = rates_of(weights.Overheads() if overheads is None else overheads)
         memset(self.counts, 0, sizeof(self.counts))
-        self.counts[RATIO_FIRST] = self.total = 1
+        self.counts[RATIO_FIRST] = self.total = self.bound = 1
         self.ratio = RATIO[RATIO_FIRST]
         self.middle = WHOLE
 
@@ -418,13 +418,14 @@ cdef class Family:
         self.counts[bucket] += 1
         self.total += 1
         if self.total > RATIO_MOST:
-            self.total = 0
+            self.total = self.bound = 0
             for bucket in range(RATIOS):
                 self.counts[bucket] >>= 1
                 self.total += self.counts[bucket]
         self.ratio = RATIO[self.bucket_above(self.total // 1000)]
-        # The first class counts nothing here: it is a bound, not something seen.
-        bucket = self.bucket_above((self.total - 1) // 2)
+        self.counts[RATIO_FIRST] -= self.bound
+        bucket = self.bucket_above((self.total - self.bound) // 2)
+        self.counts[RATIO_FIRST] += self.bound
         self.middle = RATIO[bucket] - (RATIO[bucket] - RATIO[bucket - 1 if bucket else 0]) // 2
 
     cdef int bucket_above(self, unsigned int part) noexcept:

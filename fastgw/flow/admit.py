@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgw._ext import estimate, limits, scan
+from fastgw._ext import limits, scan
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
 from fastgw.flow.context import Context
@@ -71,7 +71,8 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
     context.directory.permit(principal, name, model)
     exchange.model = model
     exchange.tags = _tags(exchange, principal, alias)
-    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.family = context.limiter.family(model)
+    exchange.prompt_estimate = exchange.family.prompt(body)
     return _reserve(exchange, context)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fastgw._ext import limits
+from fastgw._ext import estimate, limits
 from fastgw.domain import Deployment, Model, Principal, Usage, now_ms
 from fastgw.errors import GatewayError
 from fastgw.flow.stamp import Stamp
@@ -55,6 +55,7 @@ class Exchange:
         "ended",
         "endpoint",
         "error",
+        "family",
         "first_content",
         "flat_nano",
         "guard",
@@ -116,6 +117,8 @@ class Exchange:
         self.model: Model | None = None
         self.stream = False
         self.tags: dict[str, str] = {}
+        self.family: estimate.Family | None = None
+        """Knows what requests cost such a model, and what they have cost so far."""
         self.prompt_estimate = 0
         self.most_output = -1
         """The maximum of output tokens the client asked for, -1 when it named none."""

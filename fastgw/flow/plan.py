@@ -108,7 +108,7 @@ class Plan:
     """What one kind of request leads to, as the fast lane executes it."""
 
     __slots__ = (
-        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_id", "key_stamp",
+        "client_api", "directory_stamp", "endpoint", "expires_at", "family", "guard", "key_id", "key_stamp",
         "label_starts", "legs", "model", "org_id", "peers", "principal", "requested_model",
         "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
@@ -133,6 +133,7 @@ class Plan:
     guard: limits.Guard | None
     """None where no limit and no budget applies."""
     tariff: limits.Tariff | None
+    family: estimate.Family
     peers: set[str] | None
     """Client addresses that were found to be allowed; None: all are."""
     key_stamp: Stamp
@@ -317,6 +318,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     guard = exchange.guard
     plan.guard = guard if guard is not None and guard.meters else None
     plan.tariff = exchange.tariff
+    plan.family = context.limiter.family(model)
     plan.peers = {exchange.peer} if principal.allowed_ips else None
     plan.key_stamp = key_stamp
     plan.directory_stamp, plan.rules_stamp = exchange.stamps
@@ -421,7 +423,9 @@ def exchange_of(
     exchange.model = plan.model
     exchange.tags = plan.tags
     exchange.stream = stream
-    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.body = body
+    exchange.family = plan.family
+    exchange.prompt_estimate = plan.family.prompt(body)
     exchange.guard = plan.guard
     exchange.tariff = plan.tariff
     exchange.reservation = reservation

@@ -414,6 +414,37 @@ def test_a_tool_call_is_content(build):
     assert tap.text_tokens >= build.estimate.text(b"get_weather") + 5
 
 
+def test_the_text_is_kept_for_who_counts_it(build):
+    """As it stands in the JSON strings, without what repeats it; a tap without text keeps none."""
+    tap = build.sse.Tap(drop_usage=True)
+    assert (tap.kept_text, tap.kept_tokens, tap.calls) == (b"", 0, 0)
+    for payload in (
+        chunk(content='Grüße, "du"'),
+        chunk(tool_calls=[{"function": {"name": "weather", "arguments": '{"a":'}}]),
+        {"delta": " eins", "text": "nothing", "type": "response.output_text.delta"},
+        {"response": {"output": [{"text": "eins"}]}, "type": "response.completed"},
+        {"choices": [], "usage": USAGE, "content": "not passed on"},
+    ):
+        tap.feed(event(payload))
+    text = json.loads(b'"%b"' % tap.kept_text)
+    assert text == 'Grüße, "du"weather{"a": eins'
+    assert (tap.calls, tap.kept_tokens) == (1, tap.text_tokens)
+    whole = build.sse.read_text(json.dumps({"content": [{"text": "one two"}]}).encode())
+    assert (whole.kept_text, whole.kept_tokens) == (b"one two", whole.text_tokens)
+
+
+def test_no_more_text_is_kept_than_fits(build):
+    """A long answer keeps its beginning, whole piece by whole piece, and knows what that counted."""
+    tap = build.sse.Tap()
+    piece = "a word of the answer, "
+    for _ in range(build.sse.KEPT // len(piece) + 50):
+        tap.feed(event(chunk(content=piece)))
+    kept = tap.kept_text
+    assert build.sse.KEPT - len(piece) < len(kept) <= build.sse.KEPT
+    assert kept == piece.encode() * (len(kept) // len(piece))
+    assert tap.kept_tokens == build.estimate.text(kept) < tap.text_tokens
+
+
 def test_a_json_answer_is_metered_as_a_stream_is(build):
     """The text of an answer costs the same in one body and in deltas."""
     text = "An answer\nof two lines."

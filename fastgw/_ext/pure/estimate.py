@@ -298,13 +298,14 @@ def _prompt(body: bytes, rates: weights.Overheads) -> int:
 class Family:
     """How one model family counts: what requests cost it, how far estimates have been off."""
 
-    __slots__ = ("_counts", "_middle", "_overheads", "_ratio", "_total")
+    __slots__ = ("_bound", "_counts", "_middle", "_overheads", "_ratio", "_total")
 
     def __init__(self, overheads: weights.Overheads | None = None) -> None:
         self._overheads = overheads or _OPENAI
         self._counts = [0] * len(weights.RATIOS)
         self._counts[weights.RATIO_FIRST] = 1
-        self._total = 1
+        self._total = self._bound = 1
+        """Of the total, what a family begins with: a bound, nothing that was seen."""
         self._ratio = weights.RATIOS[weights.RATIO_FIRST]
         self._middle = weights.RATIO_WHOLE
 
@@ -329,9 +330,11 @@ class Family:
         if self._total > weights.RATIO_MOST:
             self._counts = [count // 2 for count in self._counts]
             self._total = sum(self._counts)
+            self._bound = 0
         self._ratio = weights.RATIOS[self._bucket_above(self._total // 1000)]
-        # The first class counts nothing here: it is a bound, not something seen.
-        bucket = self._bucket_above((self._total - 1) // 2)
+        self._counts[weights.RATIO_FIRST] -= self._bound
+        bucket = self._bucket_above((self._total - self._bound) // 2)
+        self._counts[weights.RATIO_FIRST] += self._bound
         edge, below = weights.RATIOS[bucket], weights.RATIOS[max(0, bucket - 1)]
         self._middle = edge - (edge - below) // 2
 
