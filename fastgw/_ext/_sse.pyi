@@ -37,10 +37,7 @@ class Tap:
     def started(self) -> bool:
         """An event with content was passed on."""
     @property
-    def read_text(payload: bytes) -> Tap:
-    """Give a tap that has taken the text in one payload, or in a whole JSON answer."""
-
-def text_tokens(self) -> int:
+    def text_tokens(self) -> int:
         """The estimated tokens of all text that was passed on."""
     @property
     def kept_text(self) -> bytes:

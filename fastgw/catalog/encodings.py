@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 
 class EncodingFacts(msgspec.Struct, frozen=True):
-    """How an encoding cuts text before it merges bytes (a regular expression), and which
-    published file its ranks are (`scripts/make_ranks.py`)."""
+    """How an encoding cuts text before it merges bytes: a regular expression.
+
+    `sha256` is that of the published file of its ranks (`scripts/make_ranks.py`).
+    """
 
     pattern: str
     sha256: str

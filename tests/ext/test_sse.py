@@ -434,7 +434,7 @@ def test_the_text_is_kept_for_who_counts_it(build):
 
 
 def test_no_more_text_is_kept_than_fits(build):
-    """A long answer keeps its beginning, whole piece by whole piece, and knows what that counted."""
+    """A long answer keeps its beginning, whole piece by whole piece, and what that counted."""
     tap = build.sse.Tap()
     piece = "a word of the answer, "
     for _ in range(build.sse.KEPT // len(piece) + 50):
