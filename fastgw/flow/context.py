@@ -7,11 +7,16 @@ from collections.abc import Callable
 from fastgw._ext import ids, journal
 from fastgw.domain import Secret, UsageRecord
 from fastgw.flow.directory import Directory
+from fastgw.flow.exchange import Exchange
 from fastgw.flow.keys import KeyCache
 from fastgw.flow.limits import Limiter
 from fastgw.flow.plan import Plans
 from fastgw.metrics import Metrics
 from fastgw.wire import apikey
+
+
+def _estimated(_: Exchange) -> bool:
+    return False
 
 
 class Context:
@@ -35,6 +40,9 @@ class Context:
         self.journal: journal.Journal | None = None
         """Where exchanges are written down before anything of them leaves."""
         self.limiter = Limiter()
+        self.count_later: Callable[[Exchange], bool] = _estimated
+        """Takes an exchange whose usage nobody reported, to `finish` it once its tokens are
+        counted; False: it is estimated at once."""
         self.proxies: tuple[str, ...] = ()
         """Networks of proxies whose word on the client's address is taken."""
         self.anonymous: bytes | None = None

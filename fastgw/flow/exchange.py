@@ -34,6 +34,13 @@ Wait = LoadKey | LoadSpend
 """What a stage may wait for."""
 
 
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """What a tokenizer counted of an exchange whose usage nobody reported; None: it could not."""
+
+    prompt: int | None = None
+    answer: int | None = None
+
+
 class Exchange:
     """Facts about one exchange; each stage fills in its own part.
 
@@ -49,6 +56,7 @@ class Exchange:
         "choices",
         "client_api",
         "cost_nano",
+        "counted",
         "created_at",
         "deployment",
         "digest",
@@ -86,7 +94,7 @@ class Exchange:
         "usage_source",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a record
         self,
         id: str,  # noqa: A002 - the contract's name
         endpoint: str,
@@ -147,6 +155,8 @@ class Exchange:
         self.status = 0
         # account
         self.ended = 0
+        self.counted: Counted | None = None
+        """Set once somebody has tried to count what was not reported."""
         self.error: GatewayError | None = None
         self.usage: Usage | None = None
         self.usage_source = ""

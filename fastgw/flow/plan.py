@@ -109,8 +109,8 @@ class Plan:
 
     __slots__ = (
         "client_api", "directory_stamp", "endpoint", "expires_at", "family", "guard", "key_id",
-        "key_stamp", "label_starts", "legs", "model", "org_id", "peers", "principal", "requested_model",
-        "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
+        "key_stamp", "label_starts", "legs", "model", "org_id", "peers", "principal",
+        "requested_model", "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
     principal: Principal

@@ -31,7 +31,7 @@ from fastgw.errors import (
     UpstreamTimeout,
 )
 from fastgw.flow.accept import accept
-from fastgw.flow.account import account, count
+from fastgw.flow.account import account, count, is_uncounted
 from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
@@ -394,7 +394,8 @@ class Call(Deadline):
             error, exchange.error = exchange.error, None
             raise error or UpstreamProtocolError(_NO_STREAM, billed=True)
         exchange.status = self._answer.status
-        count(exchange)
+        if not is_uncounted(exchange):  # else its cost is not known before it has been counted
+            count(exchange)
         fields = self._fields()
         if exchange.cost_nano is not None and exchange.error is None:
             fields += b"x-fastgw-cost: %b\r\n" % usd(exchange.cost_nano).encode()
