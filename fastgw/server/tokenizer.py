@@ -27,6 +27,7 @@ _START_S = 10.0
 _ANSWER_S = 5.0
 _REST_S = 15.0
 _LOOK_S = 0.05
+_TRIES = 5
 _AGAIN_S = 1.0
 """One that ended at once was not needed, or cannot be had."""
 _TTL_S = 300.0
@@ -95,20 +96,27 @@ class Tokenizer:
             self._process = None
 
     async def _ask(self, question: Question) -> int | None:
-        for _ in range(2):  # one that has ended since it was asked last is no failure
-            if time.monotonic() < self._rest_until:
-                return None
-            known = self._open is not None
+        if time.monotonic() < self._rest_until:
+            return None
+        try:
+            async with asyncio.timeout(_ANSWER_S if self._open else _START_S) as patience:
+                return await self._insist(question, patience)
+        except (OSError, TimeoutError) as exc:
+            self._hang_up()
+            self._rest_until = time.monotonic() + _REST_S
+            log.warning("tokenizer_silent", reason=str(exc) or type(exc).__name__)
+            return None
+
+    async def _insist(self, question: Question, patience: asyncio.Timeout) -> int:
+        """Ask again when it has ended, or is just ending: that is no failure."""
+        for _ in range(_TRIES):
             try:
-                async with asyncio.timeout(_ANSWER_S if known else _START_S):
-                    return await self._exchange(question)
-            except (OSError, TimeoutError, asyncio.IncompleteReadError) as exc:
+                return await self._exchange(question)
+            except (ConnectionError, asyncio.IncompleteReadError):
                 self._hang_up()
-                if known and not isinstance(exc, TimeoutError):
-                    continue
-                self._rest_until = time.monotonic() + _REST_S
-                log.warning("tokenizer_silent", reason=str(exc) or type(exc).__name__)
-        return None
+                patience.reschedule(asyncio.get_running_loop().time() + _START_S)
+                await asyncio.sleep(_LOOK_S)
+        raise ConnectionResetError("it ends whenever it is asked")
 
     async def _exchange(self, question: Question) -> int:
         if self._open is None:
