@@ -26,7 +26,9 @@ def count(exchange: Exchange) -> None:
     if exchange.usage_source == "reported" and exchange.family is not None:
         exchange.family.observe(exchange.prompt_estimate, usage.input_tokens)
     deployment = exchange.deployment
-    if deployment is not None and deployment.price is not None:
+    if exchange.free:
+        exchange.cost_nano = 0
+    elif deployment is not None and deployment.price is not None:
         exchange.cost_nano = catalog.cost(usage, deployment.price)
     elif usage is not _NOTHING:
         exchange.cost_nano = exchange.flat_nano
@@ -38,7 +40,8 @@ def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
     usage = exchange.usage
     assert usage is not None
     now = limits.now_us()
-    if not exchange.sent:  # no provider was asked
+    if not exchange.sent and (not exchange.free or exchange.error is not None):
+        # No provider was asked, and nothing answered here.
         reservation.release(now)
         return
     for index, meter in enumerate(reservation.guard.meters):
@@ -49,7 +52,7 @@ def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
 
 def _usage(exchange: Exchange) -> tuple[Usage, str]:
     translator = exchange.translator
-    if translator is None:
+    if translator is None or exchange.free:
         return _NOTHING, "reported"
     reported = translator.usage()
     if reported is not None:
@@ -79,6 +82,7 @@ def is_uncounted(exchange: Exchange) -> bool:
         exchange.usage is None
         and exchange.counted is None
         and translator is not None
+        and not exchange.free
         and exchange.first_content != 0
         and translator.usage() is None
     )

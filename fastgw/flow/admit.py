@@ -92,9 +92,10 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     if unread:
         return LoadSpend(unread)
     tokens = nano = 0
-    if any(isinstance(meter, limits.Budget) and meter.hard for meter in guard.meters):
+    free = exchange.free
+    if not free and any(isinstance(m, limits.Budget) and m.hard for m in guard.meters):
         limiter.check_priced(model)
-    if guard.wants_tokens or guard.wants_money:
+    if not free and (guard.wants_tokens or guard.wants_money):
         if guard.wants_money:
             exchange.flat_nano = limiter.flat_nano
         exchange.tariff = limiter.tariff(model, exchange.endpoint)

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from fastgw.providers.record import ProviderType, Translator
 
 
+COUNT_TOKENS = "count_tokens"
+FREE = frozenset({COUNT_TOKENS})
+"""Endpoints that use no tokens and cost nothing; they count as requests."""
+
+
 class LoadKey(msgspec.Struct, frozen=True):
     """Wait: the principal behind this digest must be read from the store."""
 
@@ -161,3 +166,8 @@ class Exchange:
         self.usage: Usage | None = None
         self.usage_source = ""
         self.cost_nano: int | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it uses no tokens and costs nothing, whatever is answered."""
+        return self.endpoint in FREE

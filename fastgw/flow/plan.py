@@ -235,6 +235,8 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
     plans = context.plans
     if plans is None or exchange.pinned is not None or exchange.digest == context.anonymous:
         return
+    if exchange.free:
+        return
     tags = exchange.headers.get("x-fastgw-tags")
     asked = asked_for(exchange.endpoint, exchange.query)
     kind = kind_of(asked, exchange.requested_model, tags)

@@ -127,6 +127,7 @@ class Gateway:
             self.context,
             self._pool,
             self.load,
+            tokenizer=self.tokenizer,
             max_body_bytes=settings.server.max_body_bytes,
             stream=settings.stream,
         )
