@@ -12,7 +12,7 @@ call, which stands for the call's own cost too. Payloads whose "type" begins wit
 "transcript." (OpenAI Responses and transcriptions) repeat in later events what their "delta" told
 before, so there only "delta" counts. A stream is complete when [DONE] was seen, or an event whose
 "type" says so (payload.py names them). Arrays that repeat or quote are passed over:
-"reasoning_details" (OpenRouter), "annotations", "executed_tools" (Groq).
+"reasoning_details" (OpenRouter), "annotations", "executed_tools" (Groq), "tools" (Responses).
 
 Knows bytes only; no I/O.
 """
@@ -85,6 +85,7 @@ cdef dict MEANINGS = dict.fromkeys(TEXT, IS_TEXT) | {
     b"reasoning_details": IS_PASSED_OVER,
     b"annotations": IS_PASSED_OVER,
     b"executed_tools": IS_PASSED_OVER,
+    b"tools": IS_PASSED_OVER,
 }
 cdef dict LAST_TYPES = {kind.encode(): HAS_END for kind in ENDS} | {
     kind.encode(): HAS_ERROR for kind in ERRORS

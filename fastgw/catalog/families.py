@@ -12,7 +12,7 @@ from importlib import resources
 
 import msgspec
 
-from fastgw._ext.weights import Overheads
+from fastgw._ext.weights import PER_ANSWER_CALL, Overheads
 
 LONGEST_NAME = 300
 _OVERHEADS = frozenset(Overheads._fields)
@@ -55,6 +55,10 @@ class Family(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A message that bears a name."""
     answer: int = 100
     """Per cent: tokens of an answer's text by the encoding's."""
+    answer_end: int = 0
+    """What an answer with text costs beside it."""
+    answer_call: int = PER_ANSWER_CALL
+    """What a tool call in an answer costs beside its name and arguments."""
     pictures: Pictures = Pictures()
     document: int = 1500
     sound: int = 300

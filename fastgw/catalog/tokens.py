@@ -49,7 +49,9 @@ def text(of: str, model: str) -> int:
 
 def answer(of: str, calls: int, model: str) -> int:
     """Count the text of an answer that holds so many tool calls."""
-    return text(of, model) + weights.PER_ANSWER_CALL * calls // 100
+    family = families.find(model)
+    beside = family.answer_end * bool(of) + family.answer_call * calls
+    return text(of, model) + -(-beside // 100)
 
 
 _TALK = frozenset(

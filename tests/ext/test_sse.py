@@ -399,7 +399,7 @@ def test_repetitions_are_not_counted_twice(build):
     tap.feed(event({"type": "response.output_audio.delta", "delta": "QUJDRA=="}))
     assert tap.text_tokens == build.estimate.text(b"one two three")
     assert tap.content_events == 3
-    for key in ("reasoning_details", "annotations", "executed_tools"):
+    for key in ("reasoning_details", "annotations", "executed_tools", "tools"):
         tap = build.sse.Tap()
         tap.feed(event({"reasoning": "a b", key: [{"text": "a b"}], "content": "c"}))
         assert tap.text_tokens == build.estimate.text(b"a bc")

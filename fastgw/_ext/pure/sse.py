@@ -21,7 +21,7 @@ TEXT = frozenset(
 KEPT = 32 * 1024
 """Bytes of text that a tap keeps."""
 
-_PASSED_OVER = {b"reasoning_details", b"annotations", b"executed_tools"}
+_PASSED_OVER = {b"reasoning_details", b"annotations", b"executed_tools", b"tools"}
 _MEMBERS = TEXT | _PASSED_OVER | {b"delta", b"name", b"type", b"usage", b"error"}
 _LAST_TYPES = {kind.encode() for kind in ENDS | ERRORS}
 _JOINED = 64
