@@ -456,6 +456,8 @@ cdef long long WHOLE = weights.RATIO_WHOLE
 cdef unsigned int RATIO_MOST = weights.RATIO_MOST
 cdef long long RATIO_LEAST = weights.RATIO_LEAST
 cdef int RATIO_FIRST = weights.RATIO_FIRST
+cdef int RATIO_EVEN = weights.RATIO_EVEN
+cdef unsigned int RATIO_PRIOR = weights.RATIO_PRIOR
 cdef long long RATIO_RANGE = weights.RATIO_RANGE
 
 assert len(weights.RATIOS) == RATIOS
@@ -501,9 +503,12 @@ cdef class Family:
                 self.total += self.counts[bucket]
         self.ratio = RATIO[self.bucket_above(self.total // 1000)]
         self.counts[RATIO_FIRST] -= self.bound
-        bucket = self.bucket_above((self.total - self.bound) // 2)
+        self.counts[RATIO_EVEN] += RATIO_PRIOR
+        bucket = self.bucket_above((self.total - self.bound + RATIO_PRIOR) // 2)
+        self.counts[RATIO_EVEN] -= RATIO_PRIOR
         self.counts[RATIO_FIRST] += self.bound
-        self.middle = RATIO[bucket] - (RATIO[bucket] - RATIO[bucket - 1 if bucket else 0]) // 2
+        # The end of the class that is nearer to 1: what is estimated well is left as it is.
+        self.middle = RATIO[bucket if bucket <= RATIO_EVEN else bucket - 1]
 
     cdef int bucket_above(self, unsigned int part) noexcept:
         """Give the class that has no more than `part` of what was seen above it."""

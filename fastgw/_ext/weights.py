@@ -170,6 +170,10 @@ RATIOS = tuple(int(RATIO_WHOLE * 2 ** (step / 16 - 2)) for step in range(1, 65))
 """Upper ends of the classes of actual / estimated, in 1/1024: a quarter to four, 16 an octave."""
 RATIO_FIRST = 37
 """The class a family begins with, as if one prompt had been seen: 1.3 times the estimate."""
+RATIO_EVEN = 31
+"""The class whose upper end is 1."""
+RATIO_PRIOR = 4
+"""How many prompts at 1 a family's first ones have to outweigh before it expects anything else."""
 RATIO_LEAST = 16
 """Estimates below say nothing of the ratio: a provider's few constant tokens outweigh them."""
 RATIO_MOST = 4_096

@@ -373,10 +373,12 @@ class Family:
             self._bound = 0
         self._ratio = weights.RATIOS[self._bucket_above(self._total // 1000)]
         self._counts[weights.RATIO_FIRST] -= self._bound
-        bucket = self._bucket_above((self._total - self._bound) // 2)
+        self._counts[weights.RATIO_EVEN] += weights.RATIO_PRIOR
+        bucket = self._bucket_above((self._total - self._bound + weights.RATIO_PRIOR) // 2)
+        self._counts[weights.RATIO_EVEN] -= weights.RATIO_PRIOR
         self._counts[weights.RATIO_FIRST] += self._bound
-        edge, below = weights.RATIOS[bucket], weights.RATIOS[max(0, bucket - 1)]
-        self._middle = edge - (edge - below) // 2
+        # The end of the class that is nearer to 1: what is estimated well is left as it is.
+        self._middle = weights.RATIOS[bucket if bucket <= weights.RATIO_EVEN else bucket - 1]
 
     def _bucket_above(self, part: int) -> int:
         """Give the class that has no more than `part` of what was seen above it."""
