@@ -636,7 +636,7 @@ cdef class Tariff:
     cdef Amounts bound(
         self, long long estimated, long long size, long long most, long long choices, bint stream
     ) noexcept:
-        cdef long long prompt = min(self.family.correct(estimated), later(size, 0))
+        cdef long long prompt = min(self.family.correct(estimated), later(size, estimated))
         cdef long long output = SLICE
         cdef Amounts amounts
         if most >= 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgw._ext import estimate, limits, scan
+from fastgw._ext import limits, scan
 from fastgw._ext.killpoints import reach
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
@@ -72,7 +72,8 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
     context.directory.permit(principal, name, model)
     exchange.model = model
     exchange.tags = _tags(exchange, principal, alias)
-    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.family = context.limiter.family(model)
+    exchange.prompt_estimate = exchange.family.prompt(body)
     return _reserve(exchange, context)
 
 
@@ -92,9 +93,10 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     if unread:
         return LoadSpend(unread)
     tokens = nano = 0
-    if any(isinstance(meter, limits.Budget) and meter.hard for meter in guard.meters):
+    free = exchange.free
+    if not free and any(isinstance(m, limits.Budget) and m.hard for m in guard.meters):
         limiter.check_priced(model)
-    if guard.wants_tokens or guard.wants_money:
+    if not free and (guard.wants_tokens or guard.wants_money):
         if guard.wants_money:
             exchange.flat_nano = limiter.flat_nano
         exchange.tariff = limiter.tariff(model, exchange.endpoint)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fastgw._ext import limits
+from fastgw._ext import estimate, limits
 from fastgw.domain import Deployment, Model, Principal, Usage, now_ms
 from fastgw.errors import GatewayError
 from fastgw.flow.stamp import Stamp
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fastgw.providers.record import ProviderType, Translator
+
+
+COUNT_TOKENS = "count_tokens"
+FREE = frozenset({COUNT_TOKENS})
+"""Endpoints that use no tokens and cost nothing; they count as requests."""
 
 
 class LoadKey(msgspec.Struct, frozen=True):
@@ -34,6 +39,13 @@ Wait = LoadKey | LoadSpend
 """What a stage may wait for."""
 
 
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """What a tokenizer counted of an exchange whose usage nobody reported; None: it could not."""
+
+    prompt: int | None = None
+    answer: int | None = None
+
+
 class Exchange:
     """Facts about one exchange; each stage fills in its own part.
 
@@ -50,12 +62,14 @@ class Exchange:
         "client_api",
         "closed",
         "cost_nano",
+        "counted",
         "created_at",
         "deployment",
         "digest",
         "ended",
         "endpoint",
         "error",
+        "family",
         "first_content",
         "flat_nano",
         "guard",
@@ -86,7 +100,7 @@ class Exchange:
         "usage_source",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a record
         self,
         id: str,  # noqa: A002 - the contract's name
         endpoint: str,
@@ -117,6 +131,8 @@ class Exchange:
         self.model: Model | None = None
         self.stream = False
         self.tags: dict[str, str] = {}
+        self.family: estimate.Family | None = None
+        """Knows what requests cost such a model, and what they have cost so far."""
         self.prompt_estimate = 0
         self.most_output = -1
         """The maximum of output tokens the client asked for, -1 when it named none."""
@@ -147,7 +163,14 @@ class Exchange:
         self.closed = False
         """Whether its closing line is written."""
         self.ended = 0
+        self.counted: Counted | None = None
+        """Set once somebody has tried to count what was not reported."""
         self.error: GatewayError | None = None
         self.usage: Usage | None = None
         self.usage_source = ""
         self.cost_nano: int | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it uses no tokens and costs nothing, whatever is answered."""
+        return self.endpoint in FREE

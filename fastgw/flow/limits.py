@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from fastgw import catalog
 from fastgw._ext import estimate, limits
+from fastgw.catalog import families
 from fastgw.domain import Deployment, Model, Price, Principal, usd
 from fastgw.errors import BudgetReserved, GatewayError, InsufficientQuota, NotAllowed, RateLimited
 from fastgw.flow.rules import MONEY, Rule, Rules, facts_of
@@ -114,9 +115,21 @@ class Limiter:
             return found[1]
         if len(self._tariffs) >= _MOST_TARIFFS:
             self._tariffs.clear()
-        tariff = _tariff(model, self._family(model.name), silent=key[1], unpriced=self.unpriced)
+        tariff = _tariff(model, self.family(model), silent=key[1], unpriced=self.unpriced)
         self._tariffs[key] = (model, tariff)
         return tariff
+
+    def family(self, model: Model) -> estimate.Family:
+        """Give what counts a model's prompts; it learns from what is reported of them."""
+        name = model.name
+        if name not in self._families and len(self._families) >= _MOST_FAMILIES:
+            name = ""  # clients make up names under `provider/`; these share one
+        found = self._families.get(name)
+        if found is None:
+            upstream = model.deployments[0].model if model.deployments else model.name
+            facts = families.find(upstream)
+            found = self._families[name] = estimate.Family(facts.overheads)
+        return found
 
     @property
     def flat_nano(self) -> int | None:
@@ -144,11 +157,6 @@ class Limiter:
             meter.rule = rule
             meter.value = value
         return meter
-
-    def _family(self, name: str) -> estimate.Family:
-        if name not in self._families and len(self._families) >= _MOST_FAMILIES:
-            name = ""  # clients make up names under `provider/`; these share one
-        return self._families.setdefault(name, estimate.Family())
 
 
 def _make(rule: Rule) -> Meter:

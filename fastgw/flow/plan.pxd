@@ -1,6 +1,7 @@
 """Types of `plan.py` for the compiled build; the fast lane reads them as C fields."""
 
 from fastgw._ext._counters cimport Counter, Histogram
+from fastgw._ext._estimate cimport Family
 from fastgw._ext._journal cimport Who
 from fastgw._ext._limits cimport Guard, Tariff
 from fastgw._ext._usage cimport Prices
@@ -65,6 +66,7 @@ cdef class Plan:
     cdef readonly Guard guard
     cdef readonly Tariff tariff
     cdef readonly set peers
+    cdef readonly Family family
 
 
 cdef class Refusal:

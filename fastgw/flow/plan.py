@@ -108,9 +108,9 @@ class Plan:
     """What one kind of request leads to, as the fast lane executes it."""
 
     __slots__ = (
-        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_id", "key_stamp",
-        "label_starts", "legs", "model", "org_id", "peers", "principal", "requested_model",
-        "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
+        "client_api", "directory_stamp", "endpoint", "expires_at", "family", "guard", "key_id",
+        "key_stamp", "label_starts", "legs", "model", "org_id", "peers", "principal",
+        "requested_model", "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
     principal: Principal
@@ -133,6 +133,7 @@ class Plan:
     guard: limits.Guard | None
     """None where no limit and no budget applies."""
     tariff: limits.Tariff | None
+    family: estimate.Family
     peers: set[str] | None
     """Client addresses that were found to be allowed; None: all are."""
     key_stamp: Stamp
@@ -234,6 +235,8 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
     plans = context.plans
     if plans is None or exchange.pinned is not None or exchange.digest == context.anonymous:
         return
+    if exchange.free:
+        return
     tags = exchange.headers.get("x-fastgw-tags")
     asked = asked_for(exchange.endpoint, exchange.query)
     kind = kind_of(asked, exchange.requested_model, tags)
@@ -317,6 +320,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     guard = exchange.guard
     plan.guard = guard if guard is not None and guard.meters else None
     plan.tariff = exchange.tariff
+    plan.family = context.limiter.family(model)
     plan.peers = {exchange.peer} if principal.allowed_ips else None
     plan.key_stamp = key_stamp
     plan.directory_stamp, plan.rules_stamp = exchange.stamps
@@ -421,7 +425,9 @@ def exchange_of(
     exchange.model = plan.model
     exchange.tags = plan.tags
     exchange.stream = stream
-    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.body = body
+    exchange.family = plan.family
+    exchange.prompt_estimate = plan.family.prompt(body)
     exchange.guard = plan.guard
     exchange.tariff = plan.tariff
     exchange.reservation = reservation

@@ -37,12 +37,14 @@ from fastgw.server.jobs import Jobs
 from fastgw.server.lanes import make_fast_lane
 from fastgw.server.listen import BACKLOG
 from fastgw.server.protocol import Patience
+from fastgw.server.recount import Recounts
 from fastgw.server.routes import add_routes, fast_routes, hot_routes
 from fastgw.server.secrets import open_secrets
 from fastgw.server.snapshot import read_directory, read_rules
 from fastgw.server.spend import Spend
 from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
+from fastgw.server.tokenizer import Tokenizer
 from fastgw.storage import open_store
 from fastgw.storage.sql import keys as key_rows
 from fastgw.upstream import Pool
@@ -113,6 +115,11 @@ class Gateway:
             metrics=self.metrics,
             journal=self._segments.journal,
         )
+        self.tokenizer = Tokenizer(self._secrets.folder)
+        self._stack.push_async_callback(self.tokenizer.close)
+        self.recounts = Recounts(self.tokenizer, lambda: self.context)
+        self._stack.push_async_callback(self.recounts.settled)
+        self.context.count_later = self.recounts.take
         self.context.limiter.replace(await read_rules(settings, self.store))
         self._spend = Spend(self.store, self.context.limiter, lambda: self.context.directory)
         self._jobs = Jobs(self.store, settings)
@@ -122,6 +129,7 @@ class Gateway:
             self.context,
             self._pool,
             self.load,
+            tokenizer=self.tokenizer,
             max_body_bytes=settings.server.max_body_bytes,
             stream=settings.stream,
         )

@@ -32,19 +32,22 @@ from fastgw.errors import (
     UpstreamTimeout,
 )
 from fastgw.flow.accept import accept
-from fastgw.flow.account import account, close_line, count, open_line
+from fastgw.flow.account import account, close_line, count, is_uncounted, open_line
 from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange, Wait
+from fastgw.flow.exchange import COUNT_TOKENS, Exchange, Wait
 from fastgw.flow.plan import leave_plan, leave_refusal
-from fastgw.flow.relay import Answer, signature
-from fastgw.flow.route import route
+from fastgw.flow.relay import SERVER, Answer, signature, visible
+from fastgw.flow.route import route, serving
 from fastgw.flow.translate import Request, translate
 from fastgw.server.carry import Carry
 from fastgw.server.replies import error_reply
 from fastgw.server.reply import Answered, Reply
+from fastgw.server.tokenizer import Tokenizer
+from fastgw.server.tokenizing import Question
 from fastgw.upstream import Pool, Sink
+from fastgw.wire import json
 from fastgw.wire.shapes import KEEP_ALIVE, shapes
 
 _JSON = "application/json"
@@ -64,9 +67,11 @@ class StandardLane:
         pool: Pool,
         load: Callable[[Wait], Awaitable[None]],
         *,
+        tokenizer: Tokenizer,
         max_body_bytes: int,
         stream: Stream,
     ) -> None:
+        self._tokenizer = tokenizer
         self._context = context
         self._pool = pool
         self._load = load
@@ -173,6 +178,8 @@ class StandardLane:
         route(exchange, self._random)
         if carry is not None:
             exchange.candidates = first(carry.deployment, exchange.candidates)
+        if exchange.endpoint == COUNT_TOKENS and not serving(exchange):
+            return await self._count_tokens(exchange, reply)
         fault: UpstreamFault | None = None
         for deployment in exchange.candidates:
             if fault is not None:
@@ -198,6 +205,29 @@ class StandardLane:
                 call.close()
                 self._live.discard(call)
         raise fault or NoDeploymentAvailable("no deployment is available")
+
+    async def _count_tokens(self, exchange: Exchange, reply: Reply) -> Reply:
+        """Count a prompt for a provider that does not count itself, and say that we did."""
+        model, family = exchange.candidates[0].model, exchange.family
+        assert family is not None
+        by, tokens = (
+            "tokenizer",
+            await self._tokenizer.count(Question("prompt", model, exchange.body)),
+        )
+        if tokens is None:
+            by, tokens = "estimator", family.expect(exchange.prompt_estimate)
+            self._context.metrics.dropped["token_counts"].add(1)
+        exchange.status = 200
+        shape = shapes(exchange.client_api, exchange.endpoint)
+        fields = (
+            f"server: {SERVER}\r\ncontent-type: {_JSON}\r\nx-fastgw-id: {exchange.id}\r\n"
+            f"x-fastgw-model: {visible(model)}\r\nx-fastgw-estimate: {by}\r\n"
+        )
+        guard = exchange.guard
+        limited = guard.fields(limits.now_us()) if guard is not None else b""
+        lines = (fields.encode("ascii"), shape.label_lines(exchange.request_id), limited)
+        reply.whole(200, b"".join(lines), json.dumps({"input_tokens": tokens}))
+        return reply
 
     async def _read_body(self, request: web.Request) -> bytes:
         headers = request.headers
@@ -413,7 +443,8 @@ class Call(Sink):
             error, exchange.error = exchange.error, None
             raise error or UpstreamProtocolError(_NO_STREAM, billed=True)
         exchange.status = self._answer.status
-        count(exchange)
+        if not is_uncounted(exchange):  # else its cost is not known before it has been counted
+            count(exchange)
         fields = self._fields()
         if exchange.cost_nano is not None and exchange.error is None:
             fields += b"x-fastgw-cost: %b\r\n" % usd(exchange.cost_nano).encode()

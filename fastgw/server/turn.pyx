@@ -12,7 +12,7 @@ from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
-from fastgw._ext._estimate cimport prompt_tokens
+from fastgw._ext._estimate cimport Family
 from fastgw._ext._http1 cimport Head
 from fastgw._ext._journal cimport Closing
 from fastgw._ext._limits cimport Amounts, Reservation, now_us
@@ -314,7 +314,7 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     cdef long long estimated = -1
     if plan.guard is not None:
         if plan.tariff is not None:
-            estimated = prompt_tokens(body, size)
+            estimated = (<Family>plan.family).estimate(body, size)
             amounts = plan.tariff.bound(estimated, size, order.most, order.choices, order.stream)
         reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
         if reservation is None:

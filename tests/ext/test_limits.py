@@ -698,7 +698,9 @@ def test_the_amounts_are_an_upper_bound(build):
     assert tariff.amounts(100, 5_000, unsaid, 1, False)[0] == prompt + 16_000
     assert tariff.amounts(100, 5_000, unsaid, 1, True)[0] == prompt + 2_048
     assert tariff.amounts(100, 5_000, 99_999, 1, True)[0] == prompt + 16_000
-    assert tariff.amounts(100, 60, 0, 0, False)[0] == 60
+    assert tariff.amounts(100, 110, 0, 0, False)[0] == 110
+    # What a model adds counts, however short the body is.
+    assert tariff.amounts(100, 60, 0, 0, False)[0] == 100
     unknown = build.limits.Tariff(family)
     assert unknown.amounts(100, 5_000, unsaid, 1, False) == (prompt + 2_048, 0)
     assert unknown.amounts(100, 5_000, 99_999, 1, False)[0] == prompt + 99_999

@@ -514,7 +514,7 @@ class Tariff:
         `estimated` is the estimator's count of the prompt, `size` the body's bytes, `most` the
         maximum the client asked for or -1, `choices` how many answers it wants.
         """
-        prompt = min(self.family.correct(estimated), max(size, 0))
+        prompt = min(self.family.correct(estimated), max(size, estimated))
         output = _SLICE
         if most >= 0:
             output = most
