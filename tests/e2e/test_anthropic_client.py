@@ -192,3 +192,13 @@ def test_a_stream_that_breaks_raises_in_the_client(client, model):
     ):
         received.extend(stream.text_stream)
     assert received
+
+
+def test_tokens_are_counted(gateway: Gateway, client):
+    """By the provider where it has the route, by the gateway's own tokenizer elsewhere."""
+    asked = client.messages.with_raw_response.count_tokens(model="claude-mock", messages=MESSAGES)
+    assert asked.parse().input_tokens == 4
+    assert "x-fastgw-estimate" not in asked.headers
+    asked = client.messages.with_raw_response.count_tokens(model="mock", messages=MESSAGES)
+    assert asked.headers["x-fastgw-estimate"] == "tokenizer"
+    assert asked.parse().input_tokens == 3 + 4 + 4

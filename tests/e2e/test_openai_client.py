@@ -5,6 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
+from fastgw.catalog import tokens
 from tests.processes import Gateway, Mock
 
 MESSAGES = [{"role": "user", "content": "Tell me something."}]
@@ -152,3 +153,18 @@ def test_a_model_with_a_healthy_deployment_is_served(client, mock: Mock):
     for _ in range(5):
         raw = client.chat.completions.with_raw_response.create(model="sturdy", messages=MESSAGES)
         assert raw.headers["x-fastgw-model"] == "mock"
+
+
+def test_a_stream_that_reports_nothing_is_counted_once_it_is_over(own_gateway: Gateway):
+    """The record comes behind the answer, from a real tokenizer, and the gateway drains clean."""
+    key = own_gateway.create_key()
+    with openai.OpenAI(api_key=key, base_url=own_gateway.url + "/v1", max_retries=0) as client:
+        stream = client.chat.completions.create(
+            model="mock/mock?usage=none", messages=MESSAGES, stream=True
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    (record,) = own_gateway.records(1)
+    assert record.usage_source == "estimated"
+    assert record.output_tokens == tokens.answer(text, 0, "mock")
+    assert record.input_tokens == 3 + 4 + 4
+    assert own_gateway.stop() == 0, own_gateway.text
