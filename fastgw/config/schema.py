@@ -209,11 +209,22 @@ class LimitRule(Section):
             raise ValueError("burst belongs to algorithm: token_bucket")
         return self
 
+    @property
+    def kind(self) -> tuple[str, str, str, float, str, bool]:
+        """What makes it another rule than the next; the numbers of one rule may change."""
+        return self.scope, self.match, self.metric, self.window_s, self.algorithm, self.shared
+
 
 class Limits(Section):
     """Limits that need no row in the database."""
 
     defaults: tuple[LimitRule, ...] = Field((), description="apply where no other rule matches")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len({rule.kind for rule in self.defaults}) < len(self.defaults):
+            raise ValueError("defaults has two rules that differ in no more than their numbers")
+        return self
 
 
 class Budgets(Section):

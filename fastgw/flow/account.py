@@ -40,7 +40,7 @@ def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
         reservation.release(now)
         return
     for index, meter in enumerate(reservation.guard.meters):
-        if meter.rule.scope == "provider" and meter.value not in {"", *exchange.asked}:
+        if not meter.rule.concerns(meter.value, exchange.asked):
             reservation.forgo(index, now)
     reservation.settle(now, usage.input_tokens + usage.output_tokens, exchange.cost_nano or 0)
     if tariff is not None and exchange.usage_source == "reported":

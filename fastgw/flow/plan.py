@@ -385,7 +385,7 @@ def others(guard: limits.Guard | None, provider: str) -> tuple[int, ...]:
     return tuple(
         place
         for place, meter in enumerate(meters)
-        if meter.rule.scope == "provider" and meter.value not in {"", provider}
+        if not meter.rule.concerns(meter.value, (provider,))
     )
 
 

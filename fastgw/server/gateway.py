@@ -266,6 +266,7 @@ class Gateway:
             settings.auth.anonymous_key, remote=settings.auth.anonymous_remote
         )
         self.context.proxies = settings.security.trusted_proxies
+        self.context.client_tags = settings.keys.client_tags
         self.context.limiter.configure(settings.budgets.unpriced)
         self.context.keys.configure(
             settings.keys.cache_size, settings.keys.negative_ttl_s, settings.keys.max_stale_s
