@@ -184,6 +184,15 @@ class Stream(Section):
     idle_timeout_s: Timeout = Field(600, description="a stream silent for so long ends")
 
 
+class Idempotency(Section):
+    """Answers kept for requests that bear an Idempotency-Key."""
+
+    ttl_s: Timeout = Field(86_400, description="so long an answer is kept")
+    max_answer_bytes: Positive = Field(1 << 20, description="a larger one is not kept")
+    max_total_bytes: Positive = Field(1 << 30, description="beyond it the oldest are forgotten")
+    wait_s: Seconds = Field(15, description="for a first request that another worker is at")
+
+
 _SCOPE = r"^(key|user|team|org|model|provider|global|tag:[A-Za-z0-9_.-]{1,64})$"
 
 
@@ -375,6 +384,7 @@ class Settings(Section):
     keys: Keys = Keys()
     auth: Auth = Auth()
     stream: Stream = Stream()
+    idempotency: Idempotency = Idempotency()
     limits: Limits = Limits()
     budgets: Budgets = Budgets()
     routing: Routing = Routing()

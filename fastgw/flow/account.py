@@ -67,6 +67,12 @@ def _usage(exchange: Exchange) -> tuple[Usage, str]:
 def account(exchange: Exchange, context: Context) -> None:
     """Close the exchange: its metrics, and its record once a principal is known."""
     exchange.ended = time.monotonic_ns()
+    if exchange.joined == "first":
+        return  # the one that answers for all who ask under its key is accounted for itself
+    if exchange.joined == "again":
+        exchange.usage = _NOTHING
+        _measure(exchange, context)
+        return
     if exchange.usage is None:
         count(exchange)
     _measure(exchange, context)

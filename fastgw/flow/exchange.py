@@ -60,6 +60,7 @@ class Exchange:
         "guard",
         "headers",
         "id",
+        "joined",
         "model",
         "most_output",
         "peer",
@@ -106,6 +107,8 @@ class Exchange:
         self.digest = b""
         self.peer = ""
         """The client's address, `unix` for a Unix socket."""
+        self.joined = ""
+        """Whose answer it gets under its Idempotency-Key: its own `first`, an earlier `again`."""
         # authenticate
         self.principal: Principal | None = None
         # admit

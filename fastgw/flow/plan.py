@@ -53,6 +53,7 @@ ASIDE = (
     b"x-fastgw-strict",
     b"x-fastgw-explain",
     b"x-fastgw-dry-run",
+    b"idempotency-key",
 )
 FIELDS = (
     *KEYS,

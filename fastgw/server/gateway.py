@@ -33,6 +33,7 @@ from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
 from fastgw.server.door import Door
 from fastgw.server.http import GatewayServer, Handler, name_server
+from fastgw.server.idempotency import Idempotency
 from fastgw.server.jobs import Jobs
 from fastgw.server.lanes import make_fast_lane
 from fastgw.server.listen import BACKLOG
@@ -114,6 +115,7 @@ class Gateway:
         self.context.limiter.replace(await read_rules(settings, self.store))
         self._spend = Spend(self.store, self.context.limiter, lambda: self.context.directory)
         self._jobs = Jobs(self.store, settings)
+        self._idempotency = Idempotency(self.store, settings.idempotency)
         self._pool = Pool(asyncio.get_running_loop())
         self._stack.push_async_callback(self._pool.close)
         self.lane = StandardLane(
@@ -122,6 +124,7 @@ class Gateway:
             self.load,
             max_body_bytes=settings.server.max_body_bytes,
             stream=settings.stream,
+            idempotency=self._idempotency,
         )
         await self._make_servers()
         if settings.server.fast_lane:
@@ -138,6 +141,7 @@ class Gateway:
             log.info("spilled_usage_loaded", records=loaded)
         self._stack.push_async_callback(cancel, spawn(self._changes.run(), "changes"))
         self._stack.push_async_callback(cancel, spawn(self._spend.run(), "spend"))
+        self._stack.push_async_callback(cancel, spawn(self._idempotency.run(), "idempotency"))
         if self._number == 0:
             self._stack.push_async_callback(cancel, spawn(self._jobs.run(), "jobs"))
 
@@ -257,6 +261,7 @@ class Gateway:
     def _apply_settings(self) -> None:
         settings = self.settings
         self._jobs.settings = settings
+        self._idempotency.settings = settings.idempotency
         self._log_request = logs.request_line(enabled=settings.logs.requests)
         self.context.record = self.writer.put if self._log_request is None else self._record
         self.lane.stream = settings.stream

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from copy import copy
 from typing import Any
 
 import structlog
@@ -36,13 +37,17 @@ from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange, Wait
+from fastgw.flow.idempotency import HEADER, Claim, claim_of
 from fastgw.flow.plan import leave_plan, leave_refusal
 from fastgw.flow.relay import Answer, signature
 from fastgw.flow.route import route
 from fastgw.flow.translate import Request, translate
 from fastgw.server.carry import Carry
+from fastgw.server.idempotency import Idempotency
+from fastgw.server.recording import Recording
 from fastgw.server.replies import error_reply
 from fastgw.server.reply import Answered, Reply
+from fastgw.server.tasks import spawn
 from fastgw.upstream import Pool
 from fastgw.upstream.deadlines import Deadline
 from fastgw.wire.shapes import KEEP_ALIVE, shapes
@@ -66,8 +71,10 @@ class StandardLane:
         *,
         max_body_bytes: int,
         stream: Stream,
+        idempotency: Idempotency,
     ) -> None:
         self._context = context
+        self._idempotency = idempotency
         self._pool = pool
         self._load = load
         self._max_body_bytes = max_body_bytes
@@ -109,10 +116,27 @@ class StandardLane:
             exchange.tariff, exchange.reservation = carry.tariff, carry.reservation
             exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
+        serving: Coroutine[Any, Any, Any]
+        if carry is None and HEADER in exchange.headers:
+            serving = self._join(request, reply, exchange)
+        else:
+            serving = self._serve(request, reply, exchange, carry)
+        answered: Answered = await self._see_through(exchange, reply, serving, carry)
+        return answered
+
+    async def _see_through(
+        self,
+        exchange: Exchange,
+        reply: Reply | Recording,
+        serving: Coroutine[Any, Any, Any],
+        carry: Carry | None = None,
+    ) -> Any:
+        """Give what `serving` answers, or the error that it ends in, and account for it."""
+        context = self._context
         self.in_flight += 1
         context.metrics.in_flight.add(1)
         try:
-            return await self._serve(request, reply, exchange, carry)
+            return await serving
         except GatewayError as error:
             exchange.error = error
             if reply.started:
@@ -158,14 +182,73 @@ class StandardLane:
         while (wait := authenticate(exchange, self._context)) is not None:
             await self._load(wait)
 
-    async def _serve(
-        self, request: web.Request, reply: Reply, exchange: Exchange, carry: Carry | None
-    ) -> Answered:
+    async def _receive(self, request: web.Request, exchange: Exchange) -> bytes:
+        """Find out who calls, and read what they ask."""
         if self.draining:
             raise Draining("the server is shutting down", retry_after=1)
-        context = self._context
         await self._authenticate(exchange)
-        body = await self._read_body(request)
+        return await self._read_body(request)
+
+    async def _serve(
+        self, request: web.Request, reply: Reply, exchange: Exchange, carry: Carry | None
+    ) -> Reply | Recording | web.Response:
+        body = await self._receive(request, exchange)
+        return await self._answer(request, reply, exchange, body, carry)
+
+    async def _join(self, request: web.Request, reply: Reply, exchange: Exchange) -> Reply:
+        """Give the one answer there is under an Idempotency-Key; see to it that there is one."""
+        body = await self._receive(request, exchange)
+        claim = claim_of(exchange, body)
+        recording, first = self._idempotency.join(claim)
+        if first:
+            # It goes on when this client leaves: others may wait for it, or this one ask again.
+            spawn(self._record(request, copy(exchange), body, claim, recording), "idempotent")
+        exchange.joined = "first" if first else "again"
+        label_lines = shapes(exchange.client_api).label_lines(exchange.request_id)
+        try:
+            await recording.follow(reply, request, label_lines, first=first)
+        except GatewayError:
+            exchange.joined = ""
+            raise
+        finally:
+            exchange.status = recording.status
+            if recording.replayed:
+                exchange.joined = "again"
+        return reply
+
+    async def _record(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        body: bytes,
+        claim: Claim,
+        recording: Recording,
+    ) -> None:
+        """Answer for all who ask under a claim."""
+        once = self._idempotency
+        try:
+            if await once.open(claim, recording):
+                answer = self._answer(request, recording, exchange, body, None)
+                answered = await self._see_through(exchange, recording, answer)
+                if isinstance(answered, web.Response):
+                    recording.take(answered)
+                await once.settle(claim, recording)
+        except GatewayError as error:
+            recording.fail(error)
+        except ConnectionError:
+            await once.settle(claim, recording)  # broken after the head was out, and logged
+        finally:
+            once.leave(claim, recording)
+
+    async def _answer(
+        self,
+        request: web.Request,
+        reply: Reply | Recording,
+        exchange: Exchange,
+        body: bytes,
+        carry: Carry | None,
+    ) -> Reply | Recording | web.Response:
+        context = self._context
         while (wait := admit(exchange, context, body)) is not None:
             await self._load(wait)
         route(exchange, self._random)
@@ -225,7 +308,9 @@ def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Depl
     return tuple(sorted(deployments, key=lambda each: each != wanted))
 
 
-def _break_off(reply: Reply, exchange: Exchange, error: GatewayError) -> Reply:
+def _break_off(
+    reply: Reply | Recording, exchange: Exchange, error: GatewayError
+) -> Reply | Recording:
     """End a stream that cannot go on: said in the client API's shape, and no clean end."""
     shape = shapes(exchange.client_api, exchange.endpoint)
     reply.write(shape.error_event(error, exchange.request_id))
@@ -242,7 +327,12 @@ class Call(Deadline):
     """
 
     def __init__(
-        self, exchange: Exchange, request: web.Request, reply: Reply, pool: Pool, stream: Stream
+        self,
+        exchange: Exchange,
+        request: web.Request,
+        reply: Reply | Recording,
+        pool: Pool,
+        stream: Stream,
     ) -> None:
         super().__init__()
         self._exchange = exchange
@@ -374,7 +464,7 @@ class Call(Deadline):
 
     # -- the coroutine ---------------------------------------------------------------------------
 
-    async def answer(self) -> Reply:
+    async def answer(self) -> Reply | Recording:
         """Write the answer; raises the fault of an attempt that answered nothing."""
         while not self._ended and not self._waiting:
             await self._woken()
@@ -387,7 +477,7 @@ class Call(Deadline):
             raise UpstreamProtocolError(_NO_STREAM, billed=True)
         return await self._stream()
 
-    def _whole(self) -> Reply:
+    def _whole(self) -> Reply | Recording:
         exchange = self._exchange
         if self._reply.started:
             error, exchange.error = exchange.error, None
@@ -400,7 +490,7 @@ class Call(Deadline):
         self._reply.whole(exchange.status, fields, self._tail)
         return self._reply
 
-    async def _stream(self) -> Reply:
+    async def _stream(self) -> Reply | Recording:
         exchange, reply = self._exchange, self._reply
         if not reply.started:
             exchange.status = self._answer.status

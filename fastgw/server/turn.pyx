@@ -55,7 +55,7 @@ cdef enum:
     REQUEST_ID = 6
     TAGS = 7
     FIRST_ODD = 8
-    AFTER_ODD = 12
+    AFTER_ODD = 13
 
     LONGEST_LABEL = 128
     MOST_DIGITS = 9
