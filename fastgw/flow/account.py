@@ -69,7 +69,7 @@ def account(exchange: Exchange, context: Context) -> None:
     exchange.ended = time.monotonic_ns()
     if exchange.joined == "first":
         return  # the one that answers for all who ask under its key is accounted for itself
-    if exchange.joined == "again":
+    if exchange.joined == "again" or is_dry(exchange):
         exchange.usage = _NOTHING
         _measure(exchange, context)
         return
@@ -81,6 +81,11 @@ def account(exchange: Exchange, context: Context) -> None:
         context.metrics.overrun_nano.add(cost - held.nano)
     if exchange.principal is not None:
         context.record(make_record(exchange))
+
+
+def is_dry(exchange: Exchange) -> bool:
+    """Tell whether nothing was to happen."""
+    return exchange.explanation is not None and exchange.explanation.dry
 
 
 def make_record(exchange: Exchange) -> UsageRecord:

@@ -105,6 +105,13 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
             exchange.stream,
         )
     now = limits.now_us()
+    if exchange.explanation is not None:
+        exchange.explanation.look(guard, now, tokens, nano)
+        if exchange.explanation.dry:
+            refused = refusal(guard, now, tokens, nano, None)
+            if refused is not None:
+                raise refused
+            return None
     exchange.reservation = guard.reserve(now, tokens, nano)
     if exchange.reservation is None:
         error = refusal(guard, now, tokens, nano, context.metrics)

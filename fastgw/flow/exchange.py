@@ -15,6 +15,7 @@ from fastgw.flow.stamp import Stamp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fastgw.flow.explain import Explanation
     from fastgw.providers.record import ProviderType, Translator
 
 
@@ -30,7 +31,15 @@ class LoadSpend(msgspec.Struct, frozen=True):
     budgets: tuple[limits.Budget, ...]
 
 
-Wait = LoadKey | LoadSpend
+class KeepDecision(msgspec.Struct, frozen=True):
+    """Wait: a decision must be written to the store."""
+
+    exchange_id: str
+    key_id: str
+    decision: bytes
+
+
+Wait = LoadKey | LoadSpend | KeepDecision
 """What a stage may wait for."""
 
 
@@ -55,6 +64,7 @@ class Exchange:
         "ended",
         "endpoint",
         "error",
+        "explanation",
         "first_content",
         "flat_nano",
         "guard",
@@ -109,6 +119,8 @@ class Exchange:
         """The client's address, `unix` for a Unix socket."""
         self.joined = ""
         """Whose answer it gets under its Idempotency-Key: its own `first`, an earlier `again`."""
+        self.explanation: Explanation | None = None
+        """Only where somebody wants to know why."""
         # authenticate
         self.principal: Principal | None = None
         # admit

@@ -201,9 +201,9 @@ def _max_output(deployment: Deployment) -> int:
 
 
 def refusal(
-    guard: limits.Guard, now: int, tokens: int, nano: int, metrics: Metrics
+    guard: limits.Guard, now: int, tokens: int, nano: int, metrics: Metrics | None
 ) -> GatewayError | None:
-    """Give the error for a guard that would not let this much through, and count it.
+    """Give the error for a guard that would not let this much through, and count it in `metrics`.
 
     None: it would after all.
     """
@@ -214,9 +214,11 @@ def refusal(
     after = None if wait < 0 else wait / 1e6
     whom = f"{rule.scope} {meter.value or rule.match}" if rule.scope != "global" else "everybody"
     if not isinstance(meter, limits.Budget):
-        metrics.rate_limited[rule.scope].add(1)
+        if metrics is not None:
+            metrics.rate_limited[rule.scope].add(1)
         return _rate_limited(rule, whom, after, tokens)
-    metrics.budget_exceeded[rule.scope].add(1)
+    if metrics is not None:
+        metrics.budget_exceeded[rule.scope].add(1)
     period = "in all" if rule.period == "total" else f"a {rule.period}"
     budget = f"the budget of {usd(meter.limit)} USD {period} for {whom}"
     if nano <= meter.limit - meter.spent:

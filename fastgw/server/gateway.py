@@ -26,7 +26,7 @@ from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailabl
 from fastgw.events.writer import UsageWriter
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
-from fastgw.flow.exchange import LoadKey, LoadSpend, Wait
+from fastgw.flow.exchange import KeepDecision, LoadKey, LoadSpend, Wait
 from fastgw.flow.keys import KeyCache
 from fastgw.metrics import Exposition, Metrics
 from fastgw.server.changes import Changes
@@ -45,6 +45,7 @@ from fastgw.server.spend import Spend
 from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
 from fastgw.storage import open_store
+from fastgw.storage.sql import decisions
 from fastgw.storage.sql import keys as key_rows
 from fastgw.storage.sql import usage as usage_rows
 from fastgw.upstream import Pool
@@ -281,6 +282,13 @@ class Gateway:
         """Fetch what a stage waits for."""
         if isinstance(wait, LoadSpend):
             await self._spend.load(wait.budgets)
+        elif isinstance(wait, KeepDecision):
+            await decisions.put(
+                self.store,
+                exchange_id=wait.exchange_id,
+                key_id=wait.key_id,
+                decision=wait.decision.decode(),
+            )
         else:
             await self.load_key(wait)
 

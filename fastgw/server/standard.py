@@ -26,17 +26,19 @@ from fastgw.errors import (
     GatewayError,
     InternalError,
     NoDeploymentAvailable,
+    StoreUnavailable,
     UnsupportedMediaType,
     UpstreamFault,
     UpstreamProtocolError,
     UpstreamTimeout,
 )
 from fastgw.flow.accept import accept
-from fastgw.flow.account import account, count
+from fastgw.flow.account import account, count, is_dry
 from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange, Wait
+from fastgw.flow.exchange import Exchange, KeepDecision, Wait
+from fastgw.flow.explain import DRY_RUN, begin, decide
 from fastgw.flow.idempotency import HEADER, Claim, claim_of
 from fastgw.flow.plan import leave_plan, leave_refusal
 from fastgw.flow.relay import Answer, signature
@@ -45,7 +47,7 @@ from fastgw.flow.translate import Request, translate
 from fastgw.server.carry import Carry
 from fastgw.server.idempotency import Idempotency
 from fastgw.server.recording import Recording
-from fastgw.server.replies import error_reply
+from fastgw.server.replies import dry_reply, error_reply
 from fastgw.server.reply import Answered, Reply
 from fastgw.server.tasks import spawn
 from fastgw.upstream import Pool
@@ -117,7 +119,7 @@ class StandardLane:
             exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
         serving: Coroutine[Any, Any, Any]
-        if carry is None and HEADER in exchange.headers:
+        if carry is None and HEADER in exchange.headers and DRY_RUN not in exchange.headers:
             serving = self._join(request, reply, exchange)
         else:
             serving = self._serve(request, reply, exchange, carry)
@@ -249,9 +251,13 @@ class StandardLane:
         carry: Carry | None,
     ) -> Reply | Recording | web.Response:
         context = self._context
-        while (wait := admit(exchange, context, body)) is not None:
-            await self._load(wait)
-        route(exchange, self._random)
+        if begin(exchange) is None:
+            await self._admit(exchange, body)
+        else:
+            decision = await self._explain(exchange, body)
+            if is_dry(exchange):
+                exchange.status = 200
+                return dry_reply(decision, exchange)
         if carry is not None:
             exchange.candidates = first(carry.deployment, exchange.candidates)
         fault: UpstreamFault | None = None
@@ -278,6 +284,31 @@ class StandardLane:
                 call.close()
                 self._live.discard(call)
         raise fault or NoDeploymentAvailable("no deployment is available")
+
+    async def _admit(self, exchange: Exchange, body: bytes) -> None:
+        while (wait := admit(exchange, self._context, body)) is not None:
+            await self._load(wait)
+        route(exchange, self._random)
+
+    async def _explain(self, exchange: Exchange, body: bytes) -> bytes:
+        """Decide, and say what was decided; raises a refusal where it is not a dry run."""
+        explanation, principal, refused = exchange.explanation, exchange.principal, None
+        assert explanation is not None
+        assert principal is not None
+        try:
+            await self._admit(exchange, body)
+        except GatewayError as error:
+            refused = error
+        decision = decide(exchange, refused)
+        if explanation.kept:
+            try:
+                await self._load(KeepDecision(exchange.id, principal.key_id, decision))
+            except StoreUnavailable as exc:  # which is no reason to refuse the request
+                explanation.kept = False
+                log.warning("decision_not_kept", id=exchange.id, reason=exc.message)
+        if refused is not None and not explanation.dry:
+            raise refused
+        return decision
 
     async def _read_body(self, request: web.Request) -> bytes:
         headers = request.headers
@@ -527,8 +558,9 @@ class Call(Deadline):
 
     def _fields(self) -> bytes:
         exchange = self._exchange
-        deployment = exchange.deployment
+        deployment, explanation = exchange.deployment, exchange.explanation
         assert deployment is not None
+        kept = explanation is not None and explanation.kept
         return b"".join(
             (
                 self._answer.fields or _EVENTS,
@@ -536,6 +568,7 @@ class Call(Deadline):
                 f"x-fastgw-id: {exchange.id}\r\n".encode("ascii"),
                 signature(deployment, exchange.attempts),
                 exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b"",
+                f"x-fastgw-decision: {exchange.id}\r\n".encode("ascii") if kept else b"",
             )
         )
 
