@@ -491,7 +491,9 @@ cdef class Guard:
                     most = min(most, meter.most())
                     left = min(left, meter.remaining(now))
             if most < FOREVER:
-                size += put_lines(lines + size, metric, most, left, self.reset_us(metric, most, now))
+                size += put_lines(
+                    lines + size, metric, most, left, self.reset_us(metric, most, now)
+                )
         return PyBytes_FromStringAndSize(lines, size) if size else b""
 
     cdef long long reset_us(self, int metric, long long amount, long long now) noexcept:

@@ -72,6 +72,7 @@ class Exchange:
         "id",
         "joined",
         "kept",
+        "last_events",
         "model",
         "most_output",
         "peer",
@@ -96,7 +97,7 @@ class Exchange:
         "usage_source",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a record: a line a fact
         self,
         id: str,  # noqa: A002 - the contract's name
         endpoint: str,
@@ -157,6 +158,8 @@ class Exchange:
         self.sent = 0
         self.first_content = 0
         self.status = 0
+        self.last_events = b""
+        """What was passed on last of a stream whose events are numbered."""
         # account
         self.ended = 0
         self.error: GatewayError | None = None

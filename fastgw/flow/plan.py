@@ -110,8 +110,8 @@ class Plan:
 
     __slots__ = (
         "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_id", "key_stamp",
-        "label_starts", "legs", "model", "org_id", "peers", "principal", "requested_model",
-        "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
+        "label_starts", "legs", "model", "numbered", "org_id", "peers", "principal",
+        "requested_model", "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
     principal: Principal
@@ -124,6 +124,8 @@ class Plan:
     client_api: str
     label_starts: tuple[bytes, ...]
     """How the lines begin that carry the request's label."""
+    numbered: bool
+    """Whether the events of a stream are numbered."""
     requested_model: str
     tags: dict[str, str]
     expires_at: int
@@ -310,6 +312,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     plan.client_api = exchange.client_api
     shape = shapes(exchange.client_api, exchange.endpoint)
     plan.label_starts = tuple(f"{name}: ".encode() for name in shape.label_headers)
+    plan.numbered = shape.numbered
     plan.requested_model = exchange.requested_model
     plan.model = model
     plan.tags = exchange.tags

@@ -345,7 +345,7 @@ def _break_off(
 ) -> Reply | Recording:
     """End a stream that cannot go on: said in the client API's shape, and no clean end."""
     shape = shapes(exchange.client_api, exchange.endpoint)
-    reply.write(shape.error_event(error, exchange.request_id))
+    reply.write(shape.error_event(error, exchange.request_id, exchange.last_events))
     reply.break_off()
     return reply
 
@@ -380,6 +380,7 @@ class Call(Deadline):
         self._attempt: Any = None
         self._wake: asyncio.Future[None] | None = None
         self._waiting: list[bytes] = []
+        self._numbered = shapes(exchange.client_api, exchange.endpoint).numbered
         self._tail = b""
         self._ended = False
         self._error: GatewayError | None = None
@@ -486,6 +487,8 @@ class Call(Deadline):
     def _pass_on(self, out: bytes | None) -> None:
         if not out:
             return
+        if self._numbered:
+            self._exchange.last_events = out
         if self.delivered:
             self._write(out)
             self._silent_s = 0.0
