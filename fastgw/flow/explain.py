@@ -62,6 +62,11 @@ def is_set(headers: Mapping[str, str], name: str) -> bool:
         raise InvalidRequest(f"{name} must be 1 or 0", param=name) from None
 
 
+def asks_dry(headers: Mapping[str, str]) -> bool:
+    """Tell whether a dry run is asked for, or something that will be refused for being unclear."""
+    return _FLAGS.get(headers.get(DRY_RUN, "0").strip().lower(), True)
+
+
 def begin(exchange: Exchange) -> Explanation | None:
     """Find out whether somebody wants to know."""
     kept, dry = is_set(exchange.headers, EXPLAIN), is_set(exchange.headers, DRY_RUN)

@@ -38,7 +38,7 @@ from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange, KeepDecision, Wait
-from fastgw.flow.explain import DRY_RUN, begin, decide
+from fastgw.flow.explain import asks_dry, begin, decide
 from fastgw.flow.idempotency import HEADER, Claim, claim_of
 from fastgw.flow.plan import leave_plan, leave_refusal
 from fastgw.flow.relay import Answer, signature
@@ -120,7 +120,7 @@ class StandardLane:
             exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
         serving: Coroutine[Any, Any, Any]
-        if carry is None and HEADER in exchange.headers and DRY_RUN not in exchange.headers:
+        if carry is None and HEADER in exchange.headers and not asks_dry(exchange.headers):
             serving = self._join(request, reply, exchange)
         else:
             serving = self._serve(request, reply, exchange, carry)

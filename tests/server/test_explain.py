@@ -137,6 +137,19 @@ async def test_a_store_that_is_away_keeps_nothing_and_refuses_nobody(
     assert (status, "x-fastgw-decision" in headers) == (200, False)
 
 
+async def test_a_dry_run_leaves_no_answer_behind(serve, provider, sqlite_url):
+    """Under an Idempotency-Key too: the name is still free, and a plain `0` changes nothing."""
+    served = await serve(sqlite_url)
+    headers = {"authorization": f"Bearer {await served.create_key()}", "idempotency-key": "one"}
+    for flag, replayed in (("1", False), ("0", False), ("0", True)):
+        flags = headers | {"x-fastgw-dry-run": flag}
+        async with served.client.post(served.url + CHAT, json=BODY, headers=flags) as answer:
+            assert answer.status == 200
+            assert ("idempotent-replayed" in answer.headers) == replayed
+            assert ("verdict" in await answer.json()) == (flag == "1")
+    assert len(provider.requests) == 1
+
+
 async def test_a_flag_says_yes_or_no(serve, provider, sqlite_url):
     """Whoever says `yes` to a dry run does not want to pay."""
     served = await serve(sqlite_url)

@@ -294,6 +294,20 @@ async def test_without_a_store_nobody_can_promise(serve, provider, sqlite_url, m
     assert await open_and_count(sqlite_url) == 1
 
 
+async def test_the_header_leads_past_the_fast_lane(serve, provider, sqlite_url):
+    """A plan is in memory, and is not for such a request."""
+    served = await serve(sqlite_url)
+    key = await served.create_key()
+    for _ in range(2):
+        assert (await served.chat(key))[0] == 200
+    for _ in range(2):
+        assert (await ask(served, key))[0] == 200
+    assert len(provider.requests) == 3
+    lanes = served.gateway.describe()["lanes"]["served"]
+    assert sum(n for series, n in lanes.items() if 'lane="fast"' in series) == 1
+    assert sum(n for series, n in lanes.items() if 'reason="headers"' in series) == 2
+
+
 async def open_and_count(url):
     store = await open_store(url, migrate=False)
     try:
