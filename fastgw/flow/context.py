@@ -8,6 +8,7 @@ from fastgw._ext import ids, journal
 from fastgw._ext.columns import fit_text
 from fastgw.domain import Secret, UsageRecord
 from fastgw.flow.directory import Directory
+from fastgw.flow.exchange import Exchange
 from fastgw.flow.keys import KeyCache
 from fastgw.flow.limits import Limiter
 from fastgw.flow.plan import Plans
@@ -36,6 +37,10 @@ class Whos:
         return who
 
 
+def _estimated(_: Exchange) -> bool:
+    return False
+
+
 class Context:
     """The current snapshot and the worker's own tools; `directory` is swapped whole on a change."""
 
@@ -59,8 +64,13 @@ class Context:
         self.plans: Plans | None = None
         """What the fast lane executes; None where there is no fast lane."""
         self.limiter = Limiter()
+        self.count_later: Callable[[Exchange], bool] = _estimated
+        """Takes an exchange whose usage nobody reported, to `finish` it once its tokens are
+        counted; False: it is estimated at once."""
         self.proxies: tuple[str, ...] = ()
         """Networks of proxies whose word on the client's address is taken."""
+        self.client_tags: tuple[str, ...] = ()
+        """Tags that callers may set whose key does not say."""
         self.anonymous: bytes | None = None
         """Digest of the key that serves clients which send none."""
         self.anonymous_remote = False
