@@ -85,3 +85,9 @@ def find(model: str) -> Family:
     """Give the family of an upstream model by its name."""
     name = model[:LONGEST_NAME].lower()
     return next(family for family in load() if re.search(family.match, name))
+
+
+def known(*names: str) -> str:
+    """Give the first name that tells a family: deployments may be called anything."""
+    last = load()[-1]
+    return next((name for name in names if find(name) is not last), names[0])

@@ -124,7 +124,7 @@ class Limiter:
         found = self._families.get(name)
         if found is None:
             upstream = model.deployments[0].model if model.deployments else model.name
-            facts = families.find(upstream)
+            facts = families.find(families.known(upstream, model.name))
             found = self._families[name] = estimate.Family(facts.overheads)
         return found
 

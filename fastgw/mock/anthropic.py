@@ -87,6 +87,11 @@ def usage_object(answer: Answer, output: int, behaviour: Behaviour) -> Any:
     return usage
 
 
+def count_body(tokens: int) -> Event:
+    """Give the answer to who asks how many tokens a question has."""
+    return Event(orjson.dumps({"input_tokens": tokens}))
+
+
 def body(request: ChatRequest, answer: Answer, behaviour: Behaviour) -> Event:
     """Give a plain answer as one event."""
     choice = answer.choices[0]

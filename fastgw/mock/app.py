@@ -117,6 +117,7 @@ def create_app(options: Options | None = None, *, log: Log | None = None) -> web
     for wire in WIRES:
         app.router.add_post(wire.path, partial(generate, wire))
     app.router.add_post("/v1/embeddings", embeddings)
+    app.router.add_post("/v1/messages/count_tokens", count_tokens)
     app.router.add_get("/v1/models", models)
     app.router.add_get("/v1/models/{name:.+}", model)
     app.router.add_get("/mock/log", show_log)
@@ -239,6 +240,17 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     exchange.prompt(prompt)
     if behaviour.fault in {Fault.GARBAGE_HTML, Fault.GARBAGE_JSON}:
         return await _send_garbage(request, behaviour, stream=False)
+    return await _send_body(request, body, behaviour)
+
+
+async def count_tokens(request: web.Request) -> web.StreamResponse:
+    """`POST /v1/messages/count_tokens`: what the same question would be told of its prompt."""
+    mock, exchange = request.app[MOCK], request[EXCHANGE]
+    question = _question(exchange)
+    behaviour = mock.behaviour(openai.read_name(question))
+    anthropic.read({"max_tokens": 1, **question})
+    body = anthropic.count_body(prompt_tokens(anthropic.as_chat(question)))
+    await _hold(request, behaviour, iter([body]), 0)
     return await _send_body(request, body, behaviour)
 
 

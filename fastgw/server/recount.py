@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from fastgw.catalog import families
 from fastgw.flow.account import finish
 from fastgw.flow.context import Context
 from fastgw.flow.exchange import Counted, Exchange
@@ -12,6 +13,8 @@ from fastgw.server.tasks import spawn
 from fastgw.server.tokenizer import Tokenizer
 from fastgw.server.tokenizing import Question
 
+_PATIENCE_S = 3.0
+"""With the tokenizer when the worker ends."""
 _MOST_WAITING = 1_000
 """Exchanges; their requests are in memory. Those beyond are estimated at once."""
 
@@ -38,9 +41,12 @@ class Recounts:
         return True
 
     async def settled(self) -> None:
-        """Wait until none waits; each is closed within seconds, counted or not."""
-        while self._waiting:
-            await asyncio.wait(self._waiting)
+        """Wait until none waits: counted, or given up when that takes too long."""
+        if self._waiting:
+            _, late = await asyncio.wait(self._waiting, timeout=_PATIENCE_S)
+            if late:
+                self._tokenizer.give_up()
+                await asyncio.wait(late)
 
     async def _recount(self, exchange: Exchange) -> None:
         counted = Counted()
@@ -55,12 +61,11 @@ class Recounts:
         assert deployment is not None
         assert translator is not None
         delivered = translator.delivered()
+        model = families.known(deployment.model, exchange.requested_model)
         prompt = None
         if translator.prompt_usage() is None:
-            prompt = await self._ask(Question("prompt", deployment.model, exchange.body))
-        answer = await self._ask(
-            Question("answer", deployment.model, delivered.text, delivered.calls)
-        )
+            prompt = await self._ask(Question("prompt", model, exchange.body))
+        answer = await self._ask(Question("answer", model, delivered.text, delivered.calls))
         if answer is not None and delivered.tokens > delivered.kept:
             # Of what was too long to keep the estimate stands, as far off as it was before.
             rest = delivered.tokens - delivered.kept

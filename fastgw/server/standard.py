@@ -18,6 +18,7 @@ from aiohttp import web
 
 from fastgw._ext import http1, limits, sse
 from fastgw._ext.killpoints import reach
+from fastgw.catalog import families
 from fastgw.config.schema import Stream
 from fastgw.domain import Deployment, Principal, Timeouts, usd
 from fastgw.errors import (
@@ -336,10 +337,9 @@ class StandardLane:
         """Count a prompt for a provider that does not count itself, and say that we did."""
         model, family = exchange.candidates[0].model, exchange.family
         assert family is not None
-        by, tokens = (
-            "tokenizer",
-            await self._tokenizer.count(Question("prompt", model, exchange.body)),
-        )
+        asked = families.known(model, exchange.requested_model)
+        by = "tokenizer"
+        tokens = await self._tokenizer.count(Question("prompt", asked, exchange.body))
         if tokens is None:
             by, tokens = "estimator", family.expect(exchange.prompt_estimate)
             self._context.metrics.dropped["token_counts"].add(1)

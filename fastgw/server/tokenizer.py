@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 import time
 from collections import OrderedDict
@@ -86,6 +87,15 @@ class Tokenizer:
                 self.counts.keep(key, found)
         return found if found is None or found >= 0 else None
 
+    def give_up(self) -> None:
+        """Answer nothing any more, not even what is being asked."""
+        self._rest_until = math.inf
+        self._hang_up()
+
+    def _check(self) -> None:
+        if time.monotonic() < self._rest_until:
+            raise ConnectionAbortedError("nobody waits for it any more")
+
     async def close(self) -> None:
         """Let go of the tokenizer; the one that was started here ends."""
         self._hang_up()
@@ -103,17 +113,19 @@ class Tokenizer:
                 return await self._insist(question, patience)
         except (OSError, TimeoutError) as exc:
             self._hang_up()
-            self._rest_until = time.monotonic() + _REST_S
+            self._rest_until = max(self._rest_until, time.monotonic() + _REST_S)
             log.warning("tokenizer_silent", reason=str(exc) or type(exc).__name__)
             return None
 
     async def _insist(self, question: Question, patience: asyncio.Timeout) -> int:
         """Ask again when it has ended, or is just ending: that is no failure."""
         for _ in range(_TRIES):
+            self._check()
             try:
                 return await self._exchange(question)
             except (ConnectionError, asyncio.IncompleteReadError):
                 self._hang_up()
+                self._check()
                 patience.reschedule(asyncio.get_running_loop().time() + _START_S)
                 await asyncio.sleep(_LOOK_S)
         raise ConnectionResetError("it ends whenever it is asked")
@@ -131,6 +143,7 @@ class Tokenizer:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         while True:
+            self._check()
             with short_name(self._folder) as folder:
                 try:
                     return await asyncio.open_unix_connection(f"{folder}/{SOCKET}")

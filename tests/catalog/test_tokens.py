@@ -84,6 +84,13 @@ def test_a_family_is_told_by_the_models_name(model, family):
     assert families.find(model).name == family
 
 
+def test_a_deployment_may_be_called_anything():
+    """Then the name that clients use tells the family, if any does."""
+    assert families.known("my-deployment", "claude-sonnet-4-5") == "claude-sonnet-4-5"
+    assert families.known("gpt-4o", "claude-sonnet-4-5") == "gpt-4o"
+    assert families.known("mine", "smart") == "mine"
+
+
 def test_the_documented_figures_of_openai_hold():
     """Three tokens a message, one for its role, one for a name, three for the answer's beginning
     (OpenAI's cookbook, "How to count tokens with tiktoken", whose example this is)."""

@@ -202,3 +202,11 @@ async def test_bad_requests(client):
     for path in ("completions", "responses"):
         with pytest.raises(openai.BadRequestError):
             await client.post(f"/{path}", body={"model": "mock"}, cast_to=object)
+
+
+async def test_prompts_are_counted_as_they_are_told(native):
+    """Anthropic's route for it says what a message's usage would say."""
+    asked = {"model": "mock", "messages": [{"role": "user", "content": TEXT}], "system": "Be kind."}
+    counted = await native.messages.count_tokens(**asked)
+    answer = await native.messages.create(**asked, max_tokens=5)
+    assert counted.input_tokens == answer.usage.input_tokens > 0

@@ -103,6 +103,21 @@ async def test_one_that_hangs_is_not_waited_for_twice(tokenizer, monkeypatch):
     assert await tokenizer.count(text(3)) == 4
 
 
+async def test_given_up_while_it_counts(tokenizer):
+    """Who waits has no count at once, and nobody asks again."""
+    assert await tokenizer.count(text(1)) == 2
+    os.kill(pid_of(tokenizer), signal.SIGSTOP)
+    try:
+        asked = asyncio.ensure_future(tokenizer.count(text(2)))
+        await eventually(tokenizer._line.locked)
+        tokenizer.give_up()
+        async with asyncio.timeout(3):
+            assert await asked is None
+            assert await tokenizer.count(text(3)) is None
+    finally:
+        os.kill(pid_of(tokenizer), signal.SIGCONT)
+
+
 async def test_none_at_all(tmp_path, monkeypatch):
     """A machine that starts no process: no count, and no error."""
     monkeypatch.setattr(tokenizer_module.sys, "executable", str(tmp_path / "missing"))
