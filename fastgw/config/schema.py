@@ -200,6 +200,15 @@ class Stream(Section):
     idle_timeout_s: Timeout = Field(600, description="a stream silent for so long ends")
 
 
+class Idempotency(Section):
+    """Answers kept for requests that bear an Idempotency-Key."""
+
+    ttl_s: Timeout = Field(86_400, description="so long an answer is kept")
+    max_answer_bytes: Positive = Field(1 << 20, description="a larger one is not kept")
+    max_total_bytes: Positive = Field(1 << 30, description="beyond it the oldest are forgotten")
+    wait_s: Seconds = Field(15, description="for a first request that another worker is at")
+
+
 _SCOPE = r"^(key|user|team|org|model|provider|global|tag:[A-Za-z0-9_.-]{1,64})$"
 
 
@@ -225,11 +234,22 @@ class LimitRule(Section):
             raise ValueError("burst belongs to algorithm: token_bucket")
         return self
 
+    @property
+    def kind(self) -> tuple[str, str, str, float, str, bool]:
+        """What makes it another rule than the next; the numbers of one rule may change."""
+        return self.scope, self.match, self.metric, self.window_s, self.algorithm, self.shared
+
 
 class Limits(Section):
     """Limits that need no row in the database."""
 
     defaults: tuple[LimitRule, ...] = Field((), description="apply where no other rule matches")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len({rule.kind for rule in self.defaults}) < len(self.defaults):
+            raise ValueError("defaults has two rules that differ in no more than their numbers")
+        return self
 
 
 class Budgets(Section):
@@ -381,6 +401,7 @@ class Settings(Section):
     keys: Keys = Keys()
     auth: Auth = Auth()
     stream: Stream = Stream()
+    idempotency: Idempotency = Idempotency()
     limits: Limits = Limits()
     budgets: Budgets = Budgets()
     routing: Routing = Routing()

@@ -14,6 +14,7 @@ import asyncio
 import fcntl
 import os
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -65,6 +66,8 @@ class Segments:
         self._full_at = full_at
         self._size = size
         self._lock = -1
+        # Threads outlive who waited for them. A slow disk must not keep segments from being made.
+        self._making, self._syncing = threading.Lock(), threading.Lock()
         self._files: dict[int, int] = {}
         """Descriptors by serial, until what was written there is synced for the last time."""
         self._serial = 0
@@ -81,7 +84,7 @@ class Segments:
         for _ in range(2):
             made = self._make()
             if made is not None:
-                self.journal.provide(*made)
+                self._provide(*made)
 
     async def run(self) -> None:
         """Make segments ahead and leave old ones, until cancelled."""
@@ -95,8 +98,7 @@ class Segments:
         if written.wants_segment:
             made = await asyncio.to_thread(self._make)
             if made is not None:
-                written.provide(*made)
-                self._turned_at = time.monotonic()
+                self._provide(*made)
         elif time.monotonic() - self._turned_at > _OLD_S:
             self._turned_at = time.monotonic()
             if written.end > lines.HEADER:
@@ -114,9 +116,10 @@ class Segments:
     def close(self) -> None:
         """Sync and let go; what is written belongs to the loader."""
         if self._lock >= 0:
+            with self._making:
+                os.close(self._lock)
+                self._lock = -1
             self._sync([*self._files])
-            os.close(self._lock)
-            self._lock = -1
 
     def describe(self) -> dict[str, object]:
         """Give what an operator wants to know; `waiting` is bytes that the loader has not read."""
@@ -137,27 +140,42 @@ class Segments:
                 elif serial < current and not loaded & 1:
                     yield self._size - loaded
 
+    def _provide(self, file: int, size: int, serial: int) -> None:
+        try:
+            self.journal.provide(file, size, serial)
+        except OSError as exc:  # it cannot be mapped; another one, maybe
+            self._tell(exc.strerror or str(exc))
+        self._turned_at = time.monotonic()
+
     def _make(self) -> tuple[int, int, int] | None:
         """Allocate a segment; None when there is no room for one, and `fault` says why."""
-        path = self._folder / f"{self._name}.{self._serial + 1:06d}{SEG}"
+        with self._making:
+            if self._lock < 0:
+                return None
+            try:
+                file = self._allocate(self._serial + 1)
+            except OSError as exc:
+                self._tell(exc.strerror or str(exc))
+                return None
+            self._tell(None)
+            self._serial += 1
+            self._files[self._serial] = file
+            return file, self._size, self._serial
+
+    def _allocate(self, serial: int) -> int:
+        self._check_room()
+        path = self._folder / f"{self._name}.{serial:06d}{SEG}"
         new = path.with_suffix(".new")
-        file = -1
+        file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            self._check_room()
-            file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
             os.posix_fallocate(file, 0, self._size)
             new.rename(path)
-        except OSError as exc:
-            if file >= 0:
-                os.close(file)
+        except OSError:
+            os.close(file)
             with suppress(OSError):
                 new.unlink(missing_ok=True)
-            self._tell(exc.strerror or str(exc))
-            return None
-        self._tell(None)
-        self._serial += 1
-        self._files[self._serial] = file
-        return file, self._size, self._serial
+            raise
+        return file
 
     def _check_room(self) -> None:
         disk = os.statvfs(self._folder)
@@ -175,14 +193,20 @@ class Segments:
         self.fault = fault
 
     def _sync(self, left: list[int]) -> None:
-        for serial, file in tuple(self._files.items()):
-            try:
-                os.fdatasync(file)
-            except OSError as exc:
-                log.error("journal_not_synced", reason=str(exc))  # noqa: TRY400 - says it all
-            if serial in left:
-                del self._files[serial]
-                os.close(file)
+        for serial, file in [*self._files.items()]:
+            with self._syncing:
+                self._sync_one(serial, file, last=serial in left)
+
+    def _sync_one(self, serial: int, file: int, *, last: bool) -> None:
+        if serial not in self._files:
+            return  # another thread was here
+        try:
+            os.fdatasync(file)
+        except OSError as exc:
+            log.error("journal_not_synced", reason=str(exc))  # noqa: TRY400 - says it all
+        if last:
+            del self._files[serial]
+            os.close(file)
 
 
 def read_loaded(path: Path) -> int:

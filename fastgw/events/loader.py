@@ -34,7 +34,8 @@ from fastgw.wire import json
 log = structlog.get_logger(__name__)
 
 BATCH = 8_000
-"""Records of one transaction."""
+"""Records of one transaction; fewer after a failure, which may have been a statement's time-out."""
+_LEAST = 250
 TOGETHER = 2
 """Transactions under way: while the store works on one the next is made."""
 PAUSE_S = 0.1
@@ -217,6 +218,7 @@ class Loader:
         self.loaded = 0
         """Closed records that went to the store."""
         self.held = 0
+        self._batch = BATCH
         self._lock = -1
 
     async def run(self, stop: asyncio.Event, run: str, last_s: float) -> bool:
@@ -299,11 +301,13 @@ class Loader:
             await self.turn()
         except StoreUnavailable as exc:
             log.warning("usage_waits", reason=exc.message)
-            return False
         except Exception:
             log.exception("usage_not_loaded")  # it is in the journal, and tried again
-            return False
-        return True
+        else:
+            self._batch = min(2 * self._batch, BATCH)
+            return True
+        self._batch = max(self._batch // 2, _LEAST)
+        return False
 
     async def _lock_folder(self) -> None:
         self._lock = os.open(self._folder / "loader", os.O_RDWR | os.O_CREAT, 0o600)
@@ -316,9 +320,10 @@ class Loader:
         log.warning("another_loader_works", folder=str(self._folder))
 
     def _find(self) -> None:
-        for lock in self._folder.glob(f"*{LOCK}"):
-            if lock.stem not in self._journals:
-                self._journals[lock.stem] = Journals(lock)
+        for path in self._folder.iterdir():
+            name = path.name.partition(".")[0]
+            if path.suffix in {LOCK, SEG} and name not in self._journals:
+                self._journals[name] = Journals(self._folder / f"{name}{LOCK}")
         for journals in self._journals.values():
             journals.look()
 
@@ -330,7 +335,7 @@ class Loader:
         )
 
     def _read_batch(self) -> list[tuple[Journals, Reading]]:
-        found, room = [], BATCH
+        found, room = [], self._batch
         for journals in self._journals.values():
             for segment in journals.segments.values():
                 reading = segment.read(room)
@@ -386,8 +391,8 @@ class Loader:
             self._let_go(journals, segment)
 
     async def _hold(self, rows: list[Row]) -> None:
-        for start in range(0, len(rows), BATCH):
-            await self._write(rows[start : start + BATCH])
+        for start in range(0, len(rows), self._batch):
+            await self._write(rows[start : start + self._batch])
         self.held += len(rows)
 
     def _let_go(self, journals: Journals, segment: Segment) -> None:

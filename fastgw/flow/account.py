@@ -92,7 +92,7 @@ def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
         reservation.release(now)
         return
     for index, meter in enumerate(reservation.guard.meters):
-        if meter.rule.scope == "provider" and meter.value not in {"", *exchange.asked}:
+        if not meter.rule.concerns(meter.value, exchange.asked):
             reservation.forgo(index, now)
     reservation.settle(now, usage.input_tokens + usage.output_tokens, exchange.cost_nano or 0)
 
@@ -138,6 +138,12 @@ def is_uncounted(exchange: Exchange) -> bool:
 def account(exchange: Exchange, context: Context) -> None:
     """Close the exchange, or leave it to who counts its tokens and closes it then."""
     exchange.ended = exchange.ended or time.monotonic_ns()
+    if exchange.joined == "first":
+        return  # the one that answers for all who ask under its key is accounted for itself
+    if exchange.joined == "again" or is_dry(exchange):
+        exchange.usage = _NOTHING
+        _measure(exchange, context)
+        return
     if is_uncounted(exchange) and context.count_later(exchange):
         _free_slots(exchange)
     else:
@@ -160,6 +166,11 @@ def finish(exchange: Exchange, context: Context) -> None:
     held, cost = exchange.reservation, exchange.cost_nano or 0
     if held is not None and held.guard.wants_money and cost > held.nano:
         context.metrics.overrun_nano.add(cost - held.nano)
+
+
+def is_dry(exchange: Exchange) -> bool:
+    """Tell whether nothing was to happen."""
+    return exchange.explanation is not None and exchange.explanation.dry
 
 
 def make_record(exchange: Exchange) -> UsageRecord:

@@ -71,7 +71,7 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
     model, alias = context.directory.resolve(name, exchange.pinned)
     context.directory.permit(principal, name, model)
     exchange.model = model
-    exchange.tags = _tags(exchange, principal, alias)
+    exchange.tags = _tags(exchange, principal, alias, context.client_tags)
     exchange.family = context.limiter.family(model)
     exchange.prompt_estimate = exchange.family.prompt(body)
     return _reserve(exchange, context)
@@ -108,6 +108,13 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
             exchange.stream,
         )
     now = limits.now_us()
+    if exchange.explanation is not None:
+        exchange.explanation.look(guard, now, tokens, nano)
+        if exchange.explanation.dry:
+            refused = refusal(guard, now, tokens, nano, None)
+            if refused is not None:
+                raise refused
+            return None
     exchange.reservation = guard.reserve(now, tokens, nano)
     if exchange.reservation is None:
         error = refusal(guard, now, tokens, nano, context.metrics)
@@ -118,17 +125,23 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     return None
 
 
-def _tags(exchange: Exchange, principal: Principal, alias: Alias | None) -> dict[str, str]:
-    """Merge the tags of caller, alias and key; the key's own always win."""
+def _tags(
+    exchange: Exchange, principal: Principal, alias: Alias | None, allowed: tuple[str, ...]
+) -> dict[str, str]:
+    """Merge the tags of caller, alias and key; the key's own always win.
+
+    `allowed` are the tags a caller may set whose key does not say.
+    """
     asked = exchange.headers.get("x-fastgw-tags")
     if asked is None and alias is None:
         return principal.tags
     tags = {}
+    allowed = principal.client_tags or allowed
     for pair in filter(None, (asked or "").split(",")):
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not name or not value.isprintable():
             raise InvalidRequest("x-fastgw-tags must be name=value,…", param="x-fastgw-tags")
-        if name not in principal.client_tags:
+        if name not in allowed:
             raise InvalidRequest(
                 f"this key may not set the tag {name!r}", param=f"x-fastgw-tags.{name}"
             )

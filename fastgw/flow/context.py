@@ -69,6 +69,8 @@ class Context:
         counted; False: it is estimated at once."""
         self.proxies: tuple[str, ...] = ()
         """Networks of proxies whose word on the client's address is taken."""
+        self.client_tags: tuple[str, ...] = ()
+        """Tags that callers may set whose key does not say."""
         self.anonymous: bytes | None = None
         """Digest of the key that serves clients which send none."""
         self.anonymous_remote = False

@@ -15,6 +15,7 @@ from fastgw.flow.stamp import Stamp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fastgw.flow.explain import Explanation
     from fastgw.providers.record import ProviderType, Translator
 
 
@@ -35,7 +36,15 @@ class LoadSpend(msgspec.Struct, frozen=True):
     budgets: tuple[limits.Budget, ...]
 
 
-Wait = LoadKey | LoadSpend
+class KeepDecision(msgspec.Struct, frozen=True):
+    """Wait: a decision must be written to the store."""
+
+    exchange_id: str
+    key_id: str
+    decision: bytes
+
+
+Wait = LoadKey | LoadSpend | KeepDecision
 """What a stage may wait for."""
 
 
@@ -69,13 +78,16 @@ class Exchange:
         "ended",
         "endpoint",
         "error",
+        "explanation",
         "family",
         "first_content",
         "flat_nano",
         "guard",
         "headers",
         "id",
+        "joined",
         "kept",
+        "last_events",
         "model",
         "most_output",
         "peer",
@@ -100,7 +112,7 @@ class Exchange:
         "usage_source",
     )
 
-    def __init__(  # noqa: PLR0915 - a record
+    def __init__(  # noqa: PLR0915 - a record: a line a fact
         self,
         id: str,  # noqa: A002 - the contract's name
         endpoint: str,
@@ -122,6 +134,10 @@ class Exchange:
         self.digest = b""
         self.peer = ""
         """The client's address, `unix` for a Unix socket."""
+        self.joined = ""
+        """Whose answer it gets under its Idempotency-Key: its own `first`, an earlier `again`."""
+        self.explanation: Explanation | None = None
+        """Only where somebody wants to know why."""
         # authenticate
         self.principal: Principal | None = None
         # admit
@@ -159,6 +175,8 @@ class Exchange:
         self.sent = 0
         self.first_content = 0
         self.status = 0
+        self.last_events = b""
+        """What was passed on last of a stream whose events are numbered."""
         # account
         self.closed = False
         """Whether its closing line is written."""

@@ -28,10 +28,9 @@ _MOST_FAMILIES = 1_000
 _MOST_TARIFFS = 1_000
 _SILENT = frozenset({"embeddings", "moderations", "rerank"})
 """Endpoints whose answers hold no tokens."""
-_CHOSEN = frozenset({"model", "tag"})
-"""Scopes whose values clients may make up."""
 _MOST_VALUES = 10_000
-"""Counters of one rule of those; the rest share one, or made-up names would fill the memory."""
+"""Counters of one rule about values that clients make up; the rest share one, or such names would
+fill the memory."""
 _IDLE_US = 600_000_000
 _SWEPT = 1_000
 """Meters looked at in one go, so that nobody waits for a sweep."""
@@ -67,9 +66,7 @@ class Limiter:
             if rule is not None and rule.counts_like(meter.rule):
                 kept[key] = _adjust(meter, rule)
         self._meters = kept
-        self._values = Counter(
-            meter.rule.id for meter in kept.values() if meter.rule.scope in _CHOSEN
-        )
+        self._values = Counter(meter.rule.id for meter in kept.values() if meter.rule.chosen)
         before, self.rules = self.rules, rules
         if rules.match_like(before):
             rules.stamp = before.stamp
@@ -100,7 +97,7 @@ class Limiter:
             meter = self._meters.get(key)
             if meter is None or now - meter.latest < _IDLE_US or not meter.idle(now):
                 continue
-            chosen = meter.rule.scope in _CHOSEN
+            chosen = meter.rule.chosen
             del meter
             # A guard that somebody keeps would count beside a new meter of the same rule.
             if sys.getrefcount(self._meters[key]) == _UNSHARED:
@@ -148,11 +145,11 @@ class Limiter:
 
     def _meter(self, rule: Rule, value: str) -> Meter:
         meter = self._meters.get((rule.id, value))
-        if meter is None and rule.scope in _CHOSEN and self._values[rule.id] >= _MOST_VALUES:
+        if meter is None and rule.chosen and self._values[rule.id] >= _MOST_VALUES:
             value = ""
             meter = self._meters.get((rule.id, value))
         if meter is None:
-            self._values[rule.id] += rule.scope in _CHOSEN
+            self._values[rule.id] += rule.chosen
             meter = self._meters[rule.id, value] = _make(rule)
             meter.rule = rule
             meter.value = value
@@ -212,9 +209,9 @@ def _max_output(deployment: Deployment) -> int:
 
 
 def refusal(
-    guard: limits.Guard, now: int, tokens: int, nano: int, metrics: Metrics
+    guard: limits.Guard, now: int, tokens: int, nano: int, metrics: Metrics | None
 ) -> GatewayError | None:
-    """Give the error for a guard that would not let this much through, and count it.
+    """Give the error for a guard that would not let this much through, and count it in `metrics`.
 
     None: it would after all.
     """
@@ -225,9 +222,11 @@ def refusal(
     after = None if wait < 0 else wait / 1e6
     whom = f"{rule.scope} {meter.value or rule.match}" if rule.scope != "global" else "everybody"
     if not isinstance(meter, limits.Budget):
-        metrics.rate_limited[rule.scope].add(1)
+        if metrics is not None:
+            metrics.rate_limited[rule.scope].add(1)
         return _rate_limited(rule, whom, after, tokens)
-    metrics.budget_exceeded[rule.scope].add(1)
+    if metrics is not None:
+        metrics.budget_exceeded[rule.scope].add(1)
     period = "in all" if rule.period == "total" else f"a {rule.period}"
     budget = f"the budget of {usd(meter.limit)} USD {period} for {whom}"
     if nano <= meter.limit - meter.spent:

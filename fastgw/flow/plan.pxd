@@ -56,6 +56,7 @@ cdef class Plan:
     cdef readonly str client_api
     cdef readonly str requested_model
     cdef readonly tuple label_starts
+    cdef readonly bint numbered
     cdef readonly dict tags
     cdef readonly long long expires_at
     cdef readonly tuple legs

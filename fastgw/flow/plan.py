@@ -54,6 +54,7 @@ ASIDE = (
     b"x-fastgw-strict",
     b"x-fastgw-explain",
     b"x-fastgw-dry-run",
+    b"idempotency-key",
 )
 FIELDS = (
     *KEYS,
@@ -109,7 +110,7 @@ class Plan:
 
     __slots__ = (
         "client_api", "directory_stamp", "endpoint", "expires_at", "family", "guard", "key_id",
-        "key_stamp", "label_starts", "legs", "model", "org_id", "peers", "principal",
+        "key_stamp", "label_starts", "legs", "model", "numbered", "org_id", "peers", "principal",
         "requested_model", "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
@@ -123,6 +124,8 @@ class Plan:
     client_api: str
     label_starts: tuple[bytes, ...]
     """How the lines begin that carry the request's label."""
+    numbered: bool
+    """Whether the events of a stream are numbered."""
     requested_model: str
     tags: dict[str, str]
     expires_at: int
@@ -312,6 +315,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     plan.client_api = exchange.client_api
     shape = shapes(exchange.client_api, exchange.endpoint)
     plan.label_starts = tuple(f"{name}: ".encode() for name in shape.label_headers)
+    plan.numbered = shape.numbered
     plan.requested_model = exchange.requested_model
     plan.model = model
     plan.tags = exchange.tags
@@ -392,7 +396,7 @@ def others(guard: limits.Guard | None, provider: str) -> tuple[int, ...]:
     return tuple(
         place
         for place, meter in enumerate(meters)
-        if meter.rule.scope == "provider" and meter.value not in {"", provider}
+        if not meter.rule.concerns(meter.value, (provider,))
     )
 
 

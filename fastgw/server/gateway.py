@@ -26,13 +26,14 @@ from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailabl
 from fastgw.events.journal import Place, Segments, wait_for_leftovers
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
-from fastgw.flow.exchange import LoadKey, LoadSpend, Wait
+from fastgw.flow.exchange import KeepDecision, LoadKey, LoadSpend, Wait
 from fastgw.flow.keys import KeyCache
 from fastgw.metrics import Exposition, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
 from fastgw.server.door import Door
 from fastgw.server.http import GatewayServer, Handler, name_server
+from fastgw.server.idempotency import Idempotency
 from fastgw.server.jobs import Jobs
 from fastgw.server.lanes import make_fast_lane
 from fastgw.server.listen import BACKLOG
@@ -46,6 +47,7 @@ from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
 from fastgw.server.tokenizer import Tokenizer
 from fastgw.storage import open_store
+from fastgw.storage.sql import decisions
 from fastgw.storage.sql import keys as key_rows
 from fastgw.upstream import Pool
 
@@ -123,6 +125,7 @@ class Gateway:
         self.context.limiter.replace(await read_rules(settings, self.store))
         self._spend = Spend(self.store, self.context.limiter, lambda: self.context.directory)
         self._jobs = Jobs(self.store, settings)
+        self._idempotency = Idempotency(self.store, settings.idempotency)
         self._pool = Pool(asyncio.get_running_loop())
         self._stack.push_async_callback(self._pool.close)
         self.lane = StandardLane(
@@ -132,6 +135,7 @@ class Gateway:
             tokenizer=self.tokenizer,
             max_body_bytes=settings.server.max_body_bytes,
             stream=settings.stream,
+            idempotency=self._idempotency,
         )
         await self._make_servers()
         if settings.server.fast_lane:
@@ -147,6 +151,7 @@ class Gateway:
         await wait_for_leftovers(self._place.folder)
         self._stack.push_async_callback(cancel, spawn(self._changes.run(), "changes"))
         self._stack.push_async_callback(cancel, spawn(self._spend.run(), "spend"))
+        self._stack.push_async_callback(cancel, spawn(self._idempotency.run(), "idempotency"))
         if self._number == 0:
             self._stack.push_async_callback(cancel, spawn(self._jobs.run(), "jobs"))
 
@@ -266,6 +271,7 @@ class Gateway:
     def _apply_settings(self) -> None:
         settings = self.settings
         self._jobs.settings = settings
+        self._idempotency.settings = settings.idempotency
         self.context.record = logs.request_line(enabled=settings.logs.requests)
         self.lane.stream = settings.stream
         if self.fast is not None:
@@ -274,6 +280,7 @@ class Gateway:
             settings.auth.anonymous_key, remote=settings.auth.anonymous_remote
         )
         self.context.proxies = settings.security.trusted_proxies
+        self.context.client_tags = settings.keys.client_tags
         self.context.limiter.configure(settings.budgets.unpriced)
         self.context.keys.configure(
             settings.keys.cache_size, settings.keys.negative_ttl_s, settings.keys.max_stale_s
@@ -283,6 +290,13 @@ class Gateway:
         """Fetch what a stage waits for."""
         if isinstance(wait, LoadSpend):
             await self._spend.load(wait.budgets)
+        elif isinstance(wait, KeepDecision):
+            await decisions.put(
+                self.store,
+                exchange_id=wait.exchange_id,
+                key_id=wait.key_id,
+                decision=wait.decision.decode(),
+            )
         else:
             await self.load_key(wait)
 

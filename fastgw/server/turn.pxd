@@ -34,6 +34,7 @@ cdef class Turn(Sink):
     cdef list parts
     cdef Py_ssize_t held
     cdef bytes opening
+    cdef bytes last  # events that were passed on last, where they are numbered
     cdef bint stream
     cdef bint asks_usage
     cdef double written  # when the client was last sent something

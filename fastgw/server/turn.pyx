@@ -56,7 +56,7 @@ cdef enum:
     REQUEST_ID = 6
     TAGS = 7
     FIRST_ODD = 8
-    AFTER_ODD = 12
+    AFTER_ODD = 13
 
     LONGEST_LABEL = 128
     MOST_DIGITS = 9
@@ -634,6 +634,8 @@ cdef class Turn(Sink):
 
     cdef object pass_on(self, bytes out, bytes came):
         """Write whole events; `came` is the same in whole chunks, as the provider sent it."""
+        if self.plan.numbered:
+            self.last = out
         if came is None and PyBytes_GET_SIZE(out) <= JOINED:
             came = chunk(out)
         if self.opening is None:
@@ -657,7 +659,7 @@ cdef class Turn(Sink):
         if isinstance(error, UpstreamFault):
             self.lane.context.metrics.upstream_error(self.leg.provider, error.code)
         shape = shapes(self.plan.client_api, self.plan.endpoint)
-        self.client.write(chunk(shape.error_event(error, self.label or self.id)))
+        self.client.write(chunk(shape.error_event(error, self.label or self.id, self.last or b"")))
         self.close_slowly(error)
         self.client.turn_over(True)
 

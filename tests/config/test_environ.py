@@ -21,6 +21,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "database.url": ("sqlite:///x", Secret("sqlite:///x")),
     "journal.mode": ("none", "none"),
     "journal.full_at": ("0.5", 0.5),
+    "journal.segment_bytes": ("65536", 65536),
     "redis.url": ("unix:///x", Secret("unix:///x")),
     "security.trusted_proxies": ('["::1"]', ("::1/128",)),
     "admin.listen": ("127.0.0.1:9", "127.0.0.1:9"),

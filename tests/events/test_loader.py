@@ -15,6 +15,7 @@ from fastgw.events.loader import Loader
 from fastgw.storage.sql import usage, usage_reports
 from tests.events.ledgers import Worker, killed, left, names
 from tests.storage.test_usage import stored_totals, totals
+from tests.waiting import eventually
 
 
 class Table:
@@ -149,6 +150,26 @@ async def test_an_outage_only_delays(loader, place, table):
     worker.die()
 
 
+async def test_a_batch_that_takes_too_long_is_made_smaller(place, table):
+    """Else a slow database would time out on it for ever."""
+    worker = Worker(place, size=1 << 20)
+    await worker.serve(*names(1500))
+
+    async def insert(rows: list[tuple[object, ...]]) -> int:
+        if len(rows) > 600:
+            raise StoreUnavailable("too slow")
+        return await table.insert(rows)
+
+    loader = Loader(place.folder, insert)
+    stop = asyncio.Event()
+    running = asyncio.ensure_future(loader.run(stop, place.run, 20))
+    await eventually(lambda: len(table.rows) == 1500)
+    stop.set()
+    worker.die()
+    assert await running
+    loader.close()
+
+
 async def test_another_loader_goes_on_where_the_first_one_was(place, table):
     """It reads again what stays open, and offers only what is new."""
     worker = Worker(place)
@@ -186,7 +207,7 @@ async def test_two_loaders_at_once_double_nothing(place, table):
 
 async def test_a_batch_holds_no_more_than_it_may(loader, place, table, monkeypatch):
     """Lines of many workers share a transaction."""
-    monkeypatch.setattr(loader_, "BATCH", 100)
+    monkeypatch.setattr(loader, "_batch", 100)
     workers = [Worker(place, number) for number in range(3)]
     for number, worker in enumerate(workers):
         await worker.serve(*names(90, 90 * number))

@@ -511,7 +511,7 @@ def test_a_guard_says_what_it_needs(build):
 
 
 def test_the_header_lines_tell_of_the_tightest(build):
-    """OpenAI's six names, from whichever meter has the least left."""
+    """OpenAI's six names: the least that a meter gives at once, and the least that is left."""
     limits = build.limits
     guard = limits.Guard(
         (
@@ -523,7 +523,7 @@ def test_the_header_lines_tell_of_the_tightest(build):
     )
     now = START // MINUTE * MINUTE
     assert guard.fields(now) == (
-        b"x-ratelimit-limit-requests: 60\r\n"
+        b"x-ratelimit-limit-requests: 10\r\n"
         b"x-ratelimit-remaining-requests: 10\r\n"
         b"x-ratelimit-reset-requests: 0s\r\n"
         b"x-ratelimit-limit-tokens: 90000\r\n"

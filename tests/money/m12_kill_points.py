@@ -40,7 +40,7 @@ LONG = Form(
     engine="postgresql", seed=12,
 )  # fmt: skip
 SHORT = Form(
-    points="after_open,after_close,during_load", kills=2, stops=1, late_s=0.3, callers=4,
+    points="before_close,during_load", kills=2, stops=1, late_s=0.3, callers=4,
     engine="sqlite", seed=12,
 )  # fmt: skip
 

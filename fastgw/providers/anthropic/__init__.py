@@ -25,7 +25,6 @@ RECORD = ProviderType(
             "anthropic-beta",
             "traceparent",
             "tracestate",
-            "idempotency-key",
         }
     ),
     default_headers={"anthropic-version": "2023-06-01"},
