@@ -37,3 +37,6 @@ cdef class Family:
 
 # `prompt` without objects.
 cdef unsigned long long prompt_tokens(const unsigned char *at, Py_ssize_t size) noexcept
+
+# `pictures` without objects.
+cdef long long picture_tokens(const unsigned char *at, Py_ssize_t size) noexcept

@@ -6,6 +6,9 @@ def text(data: bytes) -> int:
 def prompt(body: bytes) -> int:
     """Estimate the prompt tokens of a JSON request body: messages, tools, schemas."""
 
+def pictures(body: bytes) -> int:
+    """Give the most tokens that the pictures in a JSON request body may count."""
+
 class Family:
     """How far the estimates of one model family are off, learnt from what providers report."""
 

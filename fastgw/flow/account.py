@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,8 +11,11 @@ from fastgw import catalog
 from fastgw._ext import limits
 from fastgw.domain import Usage, UsageRecord
 from fastgw.errors import ClientGone
-from fastgw.flow.context import Context
 from fastgw.flow.exchange import Exchange
+from fastgw.flow.limits import note_cut
+
+if TYPE_CHECKING:
+    from fastgw.flow.context import Context
 
 _NOTHING = Usage()
 
@@ -43,8 +47,18 @@ def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
         if meter.rule.scope == "provider" and meter.value not in {"", *exchange.asked}:
             reservation.forgo(index, now)
     reservation.settle(now, usage.input_tokens + usage.output_tokens, exchange.cost_nano or 0)
-    if tariff is not None and exchange.usage_source == "reported":
+    if tariff is None or exchange.usage_source != "reported":
+        return
+    if not exchange.beside:  # pictures say nothing about text
         tariff.family.observe(exchange.prompt_estimate, usage.input_tokens)
+    translator = exchange.translator
+    if exchange.slices is not None and translator is not None and exchange.error is None:
+        tariff.learn_answer(
+            translator.delivered_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+            exchange.choices,
+        )
 
 
 def _usage(exchange: Exchange) -> tuple[Usage, str]:
@@ -61,7 +75,13 @@ def _usage(exchange: Exchange) -> tuple[Usage, str]:
     counted = msgspec.structs.replace(
         prompt, output_tokens=translator.delivered_tokens, reasoning_tokens=0
     )
-    return counted, "estimated" if exchange.error is None else "partial"
+    broken = exchange.error is not None or is_cut(exchange)
+    return counted, "partial" if broken else "estimated"
+
+
+def is_cut(exchange: Exchange) -> bool:
+    """Tell whether a stream was ended for want of room."""
+    return exchange.slices is not None and exchange.slices.cut
 
 
 def account(exchange: Exchange, context: Context) -> None:
@@ -73,6 +93,8 @@ def account(exchange: Exchange, context: Context) -> None:
     held, cost = exchange.reservation, exchange.cost_nano or 0
     if held is not None and held.guard.wants_money and cost > held.nano:
         context.metrics.overrun_nano.add(cost - held.nano)
+    if is_cut(exchange):
+        note_cut(exchange, context.metrics)
     if exchange.principal is not None:
         context.record(make_record(exchange))
 

@@ -72,6 +72,7 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
     exchange.model = model
     exchange.tags = _tags(exchange, principal, alias)
     exchange.prompt_estimate = estimate.prompt(body)
+    exchange.beside = estimate.pictures(body)
     return _reserve(exchange, context)
 
 
@@ -99,6 +100,7 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
         exchange.tariff = limiter.tariff(model, exchange.endpoint)
         tokens, nano = exchange.tariff.amounts(
             exchange.prompt_estimate,
+            exchange.beside,
             len(exchange.body),
             exchange.most_output,
             exchange.choices,
@@ -110,6 +112,10 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
         error = refusal(guard, now, tokens, nano, context.metrics)
         assert error is not None, "a guard that reserves nothing has a meter that refuses"
         raise error
+    if exchange.stream and exchange.tariff is not None:
+        exchange.slices = limits.Slices(
+            exchange.reservation, exchange.tariff, exchange.most_output, exchange.choices
+        )
     return None
 
 

@@ -44,6 +44,7 @@ class Exchange:
     __slots__ = (
         "asked",
         "attempts",
+        "beside",
         "body",
         "candidates",
         "choices",
@@ -56,6 +57,7 @@ class Exchange:
         "endpoint",
         "error",
         "first_content",
+        "first_events",
         "flat_nano",
         "guard",
         "headers",
@@ -72,6 +74,7 @@ class Exchange:
         "requested_model",
         "reservation",
         "sent",
+        "slices",
         "spans",
         "stamps",
         "started",
@@ -116,12 +119,16 @@ class Exchange:
         self.stream = False
         self.tags: dict[str, str] = {}
         self.prompt_estimate = 0
+        self.beside = 0
+        """Tokens that its pictures count at most."""
         self.most_output = -1
         """The maximum of output tokens the client asked for, -1 when it named none."""
         self.choices = 1
         self.tariff: limits.Tariff | None = None
         self.guard: limits.Guard | None = None
         self.reservation: limits.Reservation | None = None
+        self.slices: limits.Slices | None = None
+        """How far a stream may go on what is reserved."""
         self.stamps: tuple[Stamp, Stamp] | None = None
         """Of the directory and the rules that were looked at: a change since has killed them."""
         self.flat_nano: int | None = None
@@ -138,6 +145,8 @@ class Exchange:
         # relay
         self.sent = 0
         self.first_content = 0
+        self.first_events = b""
+        """What a stream of Responses began with: its end repeats some of it."""
         self.status = 0
         # account
         self.ended = 0

@@ -14,12 +14,15 @@ from fastgw import catalog
 from fastgw._ext import estimate, limits
 from fastgw.domain import Deployment, Model, Price, Principal, usd
 from fastgw.errors import BudgetReserved, GatewayError, InsufficientQuota, NotAllowed, RateLimited
+from fastgw.flow.exchange import Exchange
 from fastgw.flow.rules import MONEY, Rule, Rules, facts_of
 from fastgw.metrics import Metrics
 from fastgw.providers import registry
 
 Meter = limits.Window | limits.Bucket | limits.Slots | limits.Budget
 
+TOKENS = 1
+"""The metric of meters that count tokens."""
 FLAT_NANO = 10_000_000
 """What a request to a model without a price counts under `budgets.unpriced: flat`: a cent."""
 _MOST_NUMBER = 2**62
@@ -38,6 +41,15 @@ _UNSHARED = 2
 """References to a meter that only the table holds: the table's own and the one that asks."""
 
 
+class Learnt:
+    """What was learnt of one model: how far counts are off, how long answers are."""
+
+    def __init__(self) -> None:
+        self.prompts = estimate.Family()
+        self.answers = estimate.Family()
+        self.lengths = limits.Lengths()
+
+
 class Limiter:
     """The meters of all rules, made as they are needed."""
 
@@ -49,7 +61,7 @@ class Limiter:
         self._values: Counter[str] = Counter()
         """How many meters rules about chosen values have."""
         self._unswept: list[tuple[str, str]] = []
-        self._families: dict[str, estimate.Family] = {}
+        self._learnt: dict[str, Learnt] = {}
         self._tariffs: dict[tuple[str, bool], tuple[Model, limits.Tariff]] = {}
 
     def __len__(self) -> int:
@@ -114,7 +126,7 @@ class Limiter:
             return found[1]
         if len(self._tariffs) >= _MOST_TARIFFS:
             self._tariffs.clear()
-        tariff = _tariff(model, self._family(model.name), silent=key[1], unpriced=self.unpriced)
+        tariff = _tariff(model, self._of_family(model.name), silent=key[1], unpriced=self.unpriced)
         self._tariffs[key] = (model, tariff)
         return tariff
 
@@ -145,10 +157,10 @@ class Limiter:
             meter.value = value
         return meter
 
-    def _family(self, name: str) -> estimate.Family:
-        if name not in self._families and len(self._families) >= _MOST_FAMILIES:
+    def _of_family(self, name: str) -> Learnt:
+        if name not in self._learnt and len(self._learnt) >= _MOST_FAMILIES:
             name = ""  # clients make up names under `provider/`; these share one
-        return self._families.setdefault(name, estimate.Family())
+        return self._learnt.setdefault(name, Learnt())
 
 
 def _make(rule: Rule) -> Meter:
@@ -179,17 +191,19 @@ def _burst(rule: Rule) -> int:
 # -- amounts ------------------------------------------------------------------------------------
 
 
-def _tariff(model: Model, family: estimate.Family, *, silent: bool, unpriced: str) -> limits.Tariff:
+def _tariff(model: Model, learnt: Learnt, *, silent: bool, unpriced: str) -> limits.Tariff:
     """Take the dearest of each price line, and the longest answer, over all deployments."""
     flat = Price(per_request=FLAT_NANO * 1000 if unpriced == "flat" else 0)
     prices = [flat if d.price is None else d.price for d in model.deployments]
     most = [0 if silent else _max_output(deployment) for deployment in model.deployments]
     return limits.Tariff(
-        family,
+        learnt.prompts,
         max([0, *(max(p.input, p.cached or 0, p.cache_write or 0) for p in prices)]),
         max([0, *(max(p.output, p.reasoning or 0) for p in prices)]),
         max([0, *(p.per_request for p in prices)]),
         -1 if -1 in most else max(most, default=-1),
+        learnt.answers,
+        learnt.lengths,
     )
 
 
@@ -229,6 +243,22 @@ def refusal(
     if nano > meter.limit:
         return InsufficientQuota(f"{budget} is less than this request may cost: {usd(nano)} USD")
     return InsufficientQuota(f"{budget} is used up", retry_after=after)
+
+
+def note_cut(exchange: Exchange, metrics: Metrics) -> None:
+    """Count the limit or budget that had no room for more of a stream."""
+    slices, now = exchange.slices, limits.now_us()
+    assert slices is not None
+    held, tariff = slices.held, slices.tariff
+    tokens = tariff.lengths.slice * exchange.choices
+    for meter in held.guard.meters:
+        if isinstance(meter, limits.Budget):
+            if meter.hard and meter.remaining(now) < tokens * tariff.output_pico // 1000:
+                metrics.budget_exceeded[meter.rule.scope].add(1)
+                return
+        elif meter.metric == TOKENS and meter.remaining(now) < tokens:
+            metrics.rate_limited[meter.rule.scope].add(1)
+            return
 
 
 def _rate_limited(rule: Rule, whom: str, after: float | None, tokens: int) -> RateLimited:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fastgw._ext import estimate, limits
+from fastgw._ext import estimate, limits, scan
 from fastgw.catalog.cost import price_lines
 from fastgw.errors import GatewayError, ModelNotAllowed, ModelNotFound
 from fastgw.flow.exchange import Exchange
@@ -62,6 +62,7 @@ FIELDS = (
 """Request fields the fast lane looks for; a leg names those it copies by their place here."""
 
 
+_OPTIONS = frozenset({b"stream_options"})
 _ASKED = Asked(b"", {}, "", "", stream=False, endpoint="")
 
 
@@ -394,6 +395,8 @@ def exchange_of(
     leg: Leg,
     *,
     reservation: limits.Reservation | None,
+    slices: limits.Slices | None,
+    first_events: bytes,
     id: str,  # noqa: A002 - the contract's name
     label: str | None,
     created_at: int,
@@ -417,10 +420,16 @@ def exchange_of(
     exchange.model = plan.model
     exchange.tags = plan.tags
     exchange.stream = stream
+    exchange.body = body
     exchange.prompt_estimate = estimate.prompt(body)
     exchange.guard = plan.guard
     exchange.tariff = plan.tariff
     exchange.reservation = reservation
+    exchange.slices = slices
+    exchange.first_events = first_events
+    if slices is not None:
+        exchange.choices = slices.choices
+        exchange.spans = scan.top_level(body, _OPTIONS)
     exchange.asked = [leg.deployment.provider.name]
     exchange.deployment = leg.deployment
     exchange.provider_type = leg.provider_type

@@ -7,7 +7,7 @@ the client did not ask for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,12 +23,12 @@ _HAVE_USAGE_OPTION = frozenset({"chat_completions", "completions"})
 """Endpoints with `stream_options.include_usage`; Responses always report."""
 
 
-def wants_usage(asked: Asked) -> bool:
+def wants_usage(body: bytes, spans: Mapping[bytes, tuple[int, int]]) -> bool:
     """Tell whether the client itself asked for the usage event."""
-    span = asked.spans.get(b"stream_options")
+    span = spans.get(b"stream_options")
     if span is None:
         return False
-    options = json.loads(asked.body[span[0] : span[1]])
+    options = json.loads(body[span[0] : span[1]])
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
@@ -112,7 +112,7 @@ class OpenAIRelay(Relay):
             asks_usage
             and asked.stream
             and asked.endpoint in _HAVE_USAGE_OPTION
-            and not wants_usage(asked)
+            and not wants_usage(asked.body, asked.spans)
         )
         super().__init__(drop_usage=self._ask)
 

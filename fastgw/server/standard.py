@@ -107,6 +107,7 @@ class StandardLane:
             exchange.id, exchange.created_at = carry.id, carry.created_at
             exchange.started = carry.started
             exchange.tariff, exchange.reservation = carry.tariff, carry.reservation
+            exchange.slices = carry.slices
             exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
         self.in_flight += 1
@@ -347,6 +348,9 @@ class Call(Deadline):
             self.stop(exc)
         else:
             self._pass_on(out)
+            if self._answer.cut and not self._ended:
+                self._attempt.cancel()
+                self._finish(None)
 
     def upstream_end(self) -> None:
         """Take the clean end."""

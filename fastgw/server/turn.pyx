@@ -12,9 +12,9 @@ from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
-from fastgw._ext._estimate cimport prompt_tokens
+from fastgw._ext._estimate cimport meter_tokens, picture_tokens, prompt_tokens
 from fastgw._ext._http1 cimport Head
-from fastgw._ext._limits cimport Amounts, Reservation, now_us
+from fastgw._ext._limits cimport Amounts, Reservation, Slices, now_us
 from fastgw._ext._scan cimport FINE, Names, Span, compiled_names, find_spans, skip_space
 from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens, cost_of, read_event_usage, read_usage, take_prices
@@ -29,6 +29,7 @@ from fastgw.flow.account import account
 from fastgw.flow.admit import POLICY_KEYS
 from fastgw.flow.plan import exchange_of
 from fastgw.flow.relay import HELD as HELD_BYTES
+from fastgw.flow.relay import end_short
 from fastgw.providers.relay import LARGEST_EVENT as LARGEST
 from fastgw.server.carry import Carry
 from fastgw.server.refuse import refuse_key, refuse_limited, refuse_model
@@ -312,11 +313,16 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
         return None
     cdef Reservation reservation = None
     cdef Amounts amounts = Amounts(0, 0)
-    cdef long long estimated = -1
+    cdef long long estimated = -1, beside = 0
     if plan.guard is not None:
         if plan.tariff is not None:
             estimated = prompt_tokens(body, size)
-            amounts = plan.tariff.bound(estimated, size, order.most, order.choices, order.stream)
+            beside = picture_tokens(body, size)
+            amounts = plan.tariff.bound(
+                estimated, beside, size, order.most, order.choices, order.stream
+            )
+            if beside:
+                estimated = -1  # pictures say nothing about text
         reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
         if reservation is None:
             lane.reason = "limited"
@@ -339,6 +345,8 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     turn.stream = order.stream
     turn.asks_usage = turn.leg.asks_usage and order.stream and not order.wants_usage
     turn.reservation = reservation
+    if reservation is not None and order.stream and plan.tariff is not None:
+        turn.slices = Slices(reservation, plan.tariff, order.most, order.choices)
     turn.estimated = estimated
     turn.created_ms = now_ms
     turn.started = started
@@ -574,7 +582,13 @@ cdef class Turn(Deadline):
                 self.pass_on(exc.passed, None)
             self.stop(error)
             return
-        if out is not None:
+        if (
+            self.slices is not None
+            and <long long>meter_tokens(&self.tap.meter) >= self.slices.line
+            and not self.slices.go_on(now_us(), meter_tokens(&self.tap.meter))
+        ):
+            self.end_short(out)
+        elif out is not None:
             self.pass_on(out, self.attempt.wrapped if out is data else None)
 
     def upstream_end(self):
@@ -606,7 +620,7 @@ cdef class Turn(Deadline):
         cdef FastLane lane = self.lane
         carry = Carry(
             self.id, self.created_ms, self.started, self.sent, self.leg.deployment, self.attempt,
-            self.plan.tariff, self.reservation, self.forsake,
+            self.plan.tariff, self.reservation, self.slices, self.forsake,
         )
         if self.head is not None:
             carry.upstream_head(self.head)
@@ -633,6 +647,8 @@ cdef class Turn(Deadline):
         if self.opening is None:
             self.first = monotonic_ns()
             self.opening = self.opening_lines()
+            if self.slices is not None and self.plan.endpoint == "responses":
+                self.first_events = out
             self.lane.deadlines.arm_in(self, self.lane.comment_line)
             if came is not None:
                 came = self.opening + came
@@ -645,6 +661,18 @@ cdef class Turn(Deadline):
             self.client.write(out)
             self.client.write(b"\r\n")
         self.written = self.heard = self.lane.deadlines.now
+
+    cdef object end_short(self, bytes out):
+        """End a stream that has used up all it could reserve, as its own maximum would end it."""
+        self.attempt.cancel()
+        if out is not None:
+            self.pass_on(out, None)
+        exchange = self.exchange_now(None)
+        events = end_short(exchange, out or b"")
+        account(exchange, self.lane.context)
+        self.client.write(chunk(events) + b"0\r\n\r\n")
+        self.over()
+        self.client.turn_over(False)
 
     cdef object break_off(self, object error):
         """End a stream that cannot go on: an event says why, and it has no clean end."""
@@ -753,6 +781,11 @@ cdef class Turn(Deadline):
         held.settle(now, tokens.input + tokens.output, cost)
         if self.plan.tariff is not None:
             self.plan.tariff.family.observe(self.estimated, tokens.input)
+            if self.slices is not None:
+                self.plan.tariff.learn_answer(
+                    meter_tokens(&self.tap.meter), tokens.output, tokens.reasoning,
+                    self.slices.choices,
+                )
         if held.guard.wants_money and cost > held.nano:
             self.lane.overrun_nano.add(cost - held.nano)
 
@@ -817,22 +850,25 @@ cdef class Turn(Deadline):
         self.account_for(ClientGone("the client left"))
 
     cdef object account_for(self, object error):
-        account(
-            exchange_of(
-                self.plan,
-                self.leg,
-                reservation=self.reservation,
-                id=self.id,
-                label=self.label,
-                created_at=self.created_ms,
-                times=(self.started, self.sent, self.first),
-                status=0 if self.opening is None else 200,
-                stream=self.stream,
-                body=self.request[self.body:],
-                tap=self.tap,
-                error=error,
-            ),
-            self.lane.context,
+        account(self.exchange_now(error), self.lane.context)
+
+    cdef object exchange_now(self, object error):
+        """Give the exchange as the stages know it."""
+        return exchange_of(
+            self.plan,
+            self.leg,
+            reservation=self.reservation,
+            slices=self.slices,
+            first_events=self.first_events or b"",
+            id=self.id,
+            label=self.label,
+            created_at=self.created_ms,
+            times=(self.started, self.sent, self.first),
+            status=0 if self.opening is None else 200,
+            stream=self.stream,
+            body=self.request[self.body:],
+            tap=self.tap,
+            error=error,
         )
 
     cdef object over(self):

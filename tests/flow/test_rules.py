@@ -239,10 +239,10 @@ def test_models_without_a_price_are_a_matter_of_configuration():
         limiter.check_priced(unpriced)
     limiter.configure("flat")
     limiter.check_priced(unpriced)
-    assert limiter.tariff(unpriced, "chat_completions").amounts(1, 10, 1, 1, False)[1] == FLAT_NANO
+    assert limiter.tariff(unpriced, "chat_completions").amounts(1, 0, 10, 1, 1, False)[1] == FLAT_NANO
     limiter.configure("allow")
     limiter.check_priced(unpriced)
-    assert limiter.tariff(unpriced, "chat_completions").amounts(1, 10, 1, 1, False)[1] == 0
+    assert limiter.tariff(unpriced, "chat_completions").amounts(1, 0, 10, 1, 1, False)[1] == 0
     assert limiter.flat_nano is None
 
 
@@ -260,5 +260,5 @@ def test_made_up_model_names_use_up_no_memory():
     limiter = Limiter()
     for number in range(3_000):
         limiter.tariff(model(Price(), name=f"p/{number}"), "chat_completions")
-    assert len(limiter._families) <= 1_001
+    assert len(limiter._learnt) <= 1_001
     assert len(limiter._tariffs) <= 1_000

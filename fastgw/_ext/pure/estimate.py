@@ -180,6 +180,9 @@ def _is_data_url(data: bytes) -> bool:
     return comma >= 0 and b" " not in data[:comma]
 
 
+_PICTURE = re.compile(rb'"image(?:_url)?"')
+
+
 class _Walk:
     """Where in the body the walk is."""
 
@@ -270,6 +273,19 @@ def prompt(body: bytes) -> int:
         elif walk.section == weights.TALK and walk.arrays[-1]:
             walk.meter.units += weights.PER_NUMBER
     return walk.meter.tokens()
+
+
+def pictures(body: bytes) -> int:
+    """Give the most tokens that the pictures in a JSON request body may count.
+
+    A member `image_url` (chat, Responses), or a value `image` (Messages): what the prompt's own
+    text says of pictures has its quotes escaped.
+    """
+    found = 0
+    for match in _PICTURE.finditer(body):
+        is_key = body[skip_space(body, match.end()) :][:1] == b":"
+        found += is_key == (match[0] == b'"image_url"')
+    return found * weights.PER_PICTURE
 
 
 class Family:
