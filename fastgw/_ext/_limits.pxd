@@ -249,6 +249,7 @@ cdef struct Amounts:
 
 cdef enum:
     LENGTHS = 64
+    STEPS = 8
 
 
 @cython.final
@@ -273,9 +274,15 @@ cdef class Tariff:
     cdef readonly long long output_pico
     cdef readonly long long request_pico
     cdef readonly long long max_output
+    # Prices of prompts above so many tokens, in rising order; the first hold for all others.
+    cdef int steps
+    cdef long long above[STEPS]
+    cdef long long input_at[STEPS]
+    cdef long long output_at[STEPS]
 
+    cdef int step_of(self, long long prompt) noexcept
     cdef long long most_output(self, long long most) noexcept
-    cdef long long reserved_output(self, long long most, long long choices, bint stream) noexcept
+    cpdef long long reserved_output(self, long long most, long long choices, bint stream) noexcept
     cdef Amounts bound(
         self,
         long long estimated,
@@ -300,6 +307,7 @@ cdef class Slices:
     cdef readonly long long line
     cdef readonly bint cut
     cdef long long most
+    cdef long long output_pico
     cdef readonly long long choices
 
     cpdef bint go_on(self, long long now, long long delivered)

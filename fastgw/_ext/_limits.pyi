@@ -203,7 +203,10 @@ class Tariff:
         max_output: int = -1,
         answers: Family | None = None,
         lengths: Lengths | None = None,
-    ) -> None: ...
+        tiers: tuple[tuple[int, int, int], ...] = (),
+    ) -> None:
+        """`tiers`: what input and output cost of prompts above so many tokens, in rising order."""
+
     def amounts(
         self, estimated: int, beside: int, size: int, most: int, choices: int, stream: bool, /
     ) -> tuple[int, int]:
@@ -213,6 +216,9 @@ class Tariff:
         like may count, `size` the body's bytes, `most` the maximum the client asked for or -1,
         `choices` how many answers it wants.
         """
+
+    def reserved_output(self, most: int, choices: int, stream: bool) -> int:
+        """Give the tokens of all answers that are reserved at first."""
 
     def learn_answer(self, counted: int, output: int, reasoning: int, choices: int, /) -> None:
         """Learn from a stream: what was counted as it passed, what the provider reported."""

@@ -772,7 +772,11 @@ cdef class Tariff:
         long long max_output=-1,
         Family answers=None,
         Lengths lengths=None,
+        tuple tiers=(),
     ):
+        cdef int step
+        if len(tiers) >= STEPS:
+            raise ValueError("seven tiers at most")
         self.family = family
         self.answers = answers if answers is not None else Family()
         self.lengths = lengths if lengths is not None else Lengths()
@@ -780,6 +784,18 @@ cdef class Tariff:
         self.output_pico = output_pico
         self.request_pico = request_pico
         self.max_output = max_output
+        self.steps = 1 + len(tiers)
+        for step, (above, dearer_in, dearer_out) in enumerate(((0, input_pico, output_pico), *tiers)):
+            self.above[step] = above
+            self.input_at[step] = dearer_in
+            self.output_at[step] = dearer_out
+
+    cdef int step_of(self, long long prompt) noexcept:
+        """Give which prices a prompt of so many tokens has."""
+        cdef int step = self.steps - 1
+        while step > 0 and prompt <= self.above[step]:
+            step -= 1
+        return step
 
     cdef long long most_output(self, long long most) noexcept:
         """Give the longest one answer can get, -1 when nobody knows."""
@@ -787,7 +803,7 @@ cdef class Tariff:
             return min(most, self.max_output)
         return later(most, self.max_output)
 
-    cdef long long reserved_output(self, long long most, long long choices, bint stream) noexcept:
+    cpdef long long reserved_output(self, long long most, long long choices, bint stream) noexcept:
         """Give the tokens of all answers that are reserved at first."""
         cdef long long output = self.most_output(most)
         if stream:
@@ -808,10 +824,12 @@ cdef class Tariff:
         cdef long long prompt = min(self.family.correct(estimated), later(size, 0))
         cdef long long output = self.reserved_output(most, choices, stream)
         cdef Amounts amounts
+        cdef int step
         prompt += min(later(beside, 0), 1 << 40)
+        step = self.step_of(prompt)
         amounts.tokens = prompt + output
         amounts.nano = nano_of(
-            prompt, self.input_pico, output, self.output_pico, self.request_pico
+            prompt, self.input_at[step], output, self.output_at[step], self.request_pico
         )
         return amounts
 
@@ -862,6 +880,7 @@ cdef class Slices:
         if self.most >= 0:
             self.most = many(self.most, choices)
         self.covered = tariff.reserved_output(most, choices, True)
+        self.output_pico = tariff.output_at[tariff.step_of(held.tokens - self.covered)]
         self.draw_line()
 
     cdef long long reach(self, long long tokens) noexcept:
@@ -886,7 +905,7 @@ cdef class Slices:
             if self.most >= 0:
                 more = min(more, self.most - self.covered)
             if self.held.extend(
-                now, more, nano_of(0, 0, more, self.tariff.output_pico, 0)
+                now, more, nano_of(0, 0, more, self.output_pico, 0)
             ):
                 self.covered += more
                 self.draw_line()

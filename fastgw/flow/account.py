@@ -9,6 +9,7 @@ import msgspec
 
 from fastgw import catalog
 from fastgw._ext import limits
+from fastgw.catalog.cost import in_service
 from fastgw.domain import Usage, UsageRecord
 from fastgw.errors import ClientGone
 from fastgw.flow.exchange import Exchange
@@ -28,10 +29,13 @@ def count(exchange: Exchange) -> None:
     usage, exchange.usage_source = _usage(exchange)
     exchange.usage = usage
     deployment = exchange.deployment
-    if deployment is not None and deployment.price is not None:
-        exchange.cost_nano = catalog.cost(usage, deployment.price)
+    price = in_service(deployment.price, exchange.service) if deployment is not None else None
+    if price is not None:
+        exchange.cost_nano = catalog.cost(usage, price)
     elif usage is not _NOTHING:
         exchange.cost_nano = exchange.flat_nano
+    if exchange.fee_nano and usage is not _NOTHING:
+        exchange.cost_nano = (exchange.cost_nano or 0) + exchange.fee_nano
     if exchange.reservation is not None:
         _settle(exchange, exchange.reservation)
 
@@ -101,7 +105,8 @@ def account(exchange: Exchange, context: Context) -> None:
 
 def make_record(exchange: Exchange) -> UsageRecord:
     """Give the record of an exchange that has ended."""
-    principal, deployment, usage = exchange.principal, exchange.deployment, exchange.usage
+    deployment, usage = exchange.deployment, exchange.usage
+    principal = exchange.payer or exchange.principal
     assert principal is not None
     assert usage is not None
     return UsageRecord(

@@ -48,6 +48,7 @@ class Exchange:
         "body",
         "candidates",
         "choices",
+        "clamp",
         "client_api",
         "cost_nano",
         "created_at",
@@ -56,6 +57,7 @@ class Exchange:
         "ended",
         "endpoint",
         "error",
+        "fee_nano",
         "first_content",
         "first_events",
         "flat_nano",
@@ -64,6 +66,7 @@ class Exchange:
         "id",
         "model",
         "most_output",
+        "payer",
         "peer",
         "pinned",
         "principal",
@@ -74,6 +77,7 @@ class Exchange:
         "requested_model",
         "reservation",
         "sent",
+        "service",
         "slices",
         "spans",
         "stamps",
@@ -112,6 +116,8 @@ class Exchange:
         # authenticate
         self.principal: Principal | None = None
         # admit
+        self.payer: Principal | None = None
+        """Whose budgets pay and whose spend it is; nearly always who calls."""
         self.body = b""
         self.spans: dict[bytes, tuple[int, int]] = {}
         self.requested_model = ""
@@ -124,6 +130,12 @@ class Exchange:
         self.most_output = -1
         """The maximum of output tokens the client asked for, -1 when it named none."""
         self.choices = 1
+        self.service = ""
+        """The class of service asked for, if it has prices of its own: flex, priority."""
+        self.fee_nano = 0
+        """What the server tools it offers cost."""
+        self.clamp = -1
+        """The maximum of output tokens that was inserted for a budget's sake, -1 if none was."""
         self.tariff: limits.Tariff | None = None
         self.guard: limits.Guard | None = None
         self.reservation: limits.Reservation | None = None

@@ -43,6 +43,9 @@ MOST_PEERS = 1_000
 MOST_PRICE = 2**63
 """Pico-dollars a unit that a C integer holds."""
 
+MOST_TIERS = 8
+"""Tiers of a price that compiled code has room for."""
+
 KEYS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 ASIDE = (
     b"content-type",
@@ -108,12 +111,14 @@ class Plan:
 
     __slots__ = (
         "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_id", "key_stamp",
-        "label_starts", "legs", "model", "org_id", "peers", "principal", "requested_model",
+        "label_starts", "legs", "model", "org_id", "payer", "peers", "plain", "principal", "requested_model",
         "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
     principal: Principal
+    payer: Principal
     key_id: str
+    """Of who pays, as the three that follow."""
     user_id: str | None
     team_id: str | None
     org_id: str | None
@@ -132,6 +137,8 @@ class Plan:
     guard: limits.Guard | None
     """None where no limit and no budget applies."""
     tariff: limits.Tariff | None
+    plain: bool
+    """Whether requests with server tools cost no more than others."""
     peers: set[str] | None
     """Client addresses that were found to be allowed; None: all are."""
     key_stamp: Stamp
@@ -286,6 +293,8 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     assert model is not None
     if principal.allowed_ips and context.proxies:
         return None  # a header says who the client is
+    if exchange.service:
+        return None  # its prices are not those of most requests
     if exchange.flat_nano is not None and any(d.price is None for d in model.deployments):
         return None
     legs = []
@@ -299,11 +308,13 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
         return None
     plan = Plan()
     plan.principal = principal
-    plan.key_id = principal.key_id
-    plan.user_id = principal.user_id
-    plan.team_id = principal.team_id
-    plan.org_id = principal.org_id
-    plan.expires_at = principal.expires_at or 0
+    plan.payer = payer = exchange.payer or principal
+    plan.key_id = payer.key_id
+    plan.user_id = payer.user_id
+    plan.team_id = payer.team_id
+    plan.org_id = payer.org_id
+    changes_at = context.directory.overrides.until(exchange.created_at)
+    plan.expires_at = min(filter(None, (principal.expires_at, changes_at)), default=0)
     plan.endpoint = exchange.endpoint
     plan.client_api = exchange.client_api
     shape = shapes(exchange.client_api, exchange.endpoint)
@@ -316,6 +327,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     guard = exchange.guard
     plan.guard = guard if guard is not None and guard.meters else None
     plan.tariff = exchange.tariff
+    plan.plain = not context.limiter.terms.tool_fees
     plan.peers = {exchange.peer} if principal.allowed_ips else None
     plan.key_stamp = key_stamp
     plan.directory_stamp, plan.rules_stamp = exchange.stamps
@@ -333,7 +345,7 @@ def make_leg(
     if relay is None or path is None:
         return None
     lines = price_lines(deployment.price) if deployment.price is not None else None
-    if lines is not None and max(lines) >= MOST_PRICE:
+    if lines is not None and (len(lines) > MOST_TIERS or max(map(max, lines)) >= MOST_PRICE):
         return None
     principal, model = exchange.principal, exchange.model
     assert principal is not None
@@ -416,6 +428,7 @@ def exchange_of(
     exchange.created_at = created_at
     exchange.started, exchange.sent, exchange.first_content = times
     exchange.principal = plan.principal
+    exchange.payer = plan.payer
     exchange.requested_model = plan.requested_model
     exchange.model = plan.model
     exchange.tags = plan.tags

@@ -26,6 +26,8 @@ class Asked(msgspec.Struct, frozen=True):
     upstream_model: str
     stream: bool
     endpoint: str
+    most_output: int = -1
+    """The maximum of output tokens to insert for a budget's sake; -1: none."""
 
 
 class Translator(Protocol):

@@ -17,6 +17,7 @@ from fastgw.providers.record import Asked
 from fastgw.wire import json, usage
 
 _USAGE = frozenset({b"usage"})
+_MAXIMA = (b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
 LARGEST_EVENT = 32 << 20
 """Bytes; pictures travel as one event."""
 _HAVE_USAGE_OPTION = frozenset({"chat_completions", "completions"})
@@ -42,7 +43,7 @@ class Relay:
 
     def request(self, asked: Asked) -> Sequence[bytes]:
         """Splice the model; leave all else as it is."""
-        return splice(asked.body, _model_edit(asked))
+        return splice(asked.body, _model_edit(asked) + _maximum_edits(asked))
 
     def data(self, data: bytes) -> bytes | None:
         """Pass whole events on, untouched."""
@@ -107,7 +108,8 @@ class Relay:
 class OpenAIRelay(Relay):
     """The same with OpenAI's API."""
 
-    def __init__(self, asked: Asked, *, asks_usage: bool) -> None:
+    def __init__(self, asked: Asked, *, asks_usage: bool, maximum: str = "max_tokens") -> None:
+        self._maximum = maximum
         self._ask = (
             asks_usage
             and asked.stream
@@ -118,7 +120,7 @@ class OpenAIRelay(Relay):
 
     def request(self, asked: Asked) -> Sequence[bytes]:
         """Splice the model and, where it must be asked for, usage; leave all else as it is."""
-        edits = _model_edit(asked)
+        edits = _model_edit(asked) + _maximum_edits(asked, self._maximum)
         if self._ask:
             edits.append(_usage_edit(asked))
         return splice(asked.body, edits)
@@ -178,6 +180,20 @@ def _model_edit(asked: Asked) -> list[tuple[int, int, bytes]]:
     if asked.upstream_model == asked.requested_model:
         return []
     return [(*asked.spans[b"model"], json.dumps(asked.upstream_model))]
+
+
+def _maximum_edits(asked: Asked, chat: str = "max_tokens") -> list[tuple[int, int, bytes]]:
+    """Give a request the maximum that a budget has room for, in place of any it named."""
+    if asked.most_output < 0:
+        return []
+    value = b"%d" % asked.most_output
+    named = [asked.spans[name] for name in _MAXIMA if name in asked.spans]
+    if named:
+        return [(*span, value) for span in named]
+    names = {"chat_completions": chat, "responses": "max_output_tokens"}
+    name = names.get(asked.endpoint, "max_tokens").encode()
+    after_brace = asked.body.index(b"{") + 1
+    return [(after_brace, after_brace, b'"%b":%b,' % (name, value))]
 
 
 def _usage_edit(asked: Asked) -> tuple[int, int, bytes]:

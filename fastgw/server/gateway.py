@@ -39,7 +39,7 @@ from fastgw.server.listen import BACKLOG
 from fastgw.server.protocol import Patience
 from fastgw.server.routes import add_routes, fast_routes, hot_routes
 from fastgw.server.secrets import open_secrets
-from fastgw.server.snapshot import read_directory, read_rules
+from fastgw.server.snapshot import read_directory, read_rules, terms_of
 from fastgw.server.spend import Spend
 from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
@@ -111,6 +111,7 @@ class Gateway:
             metrics=self.metrics,
             record=self._record,
         )
+        self._changes.payers = lambda: self.context.directory.payers
         self.context.limiter.replace(await read_rules(settings, self.store))
         self._spend = Spend(self.store, self.context.limiter, lambda: self.context.directory)
         self._jobs = Jobs(self.store, settings)
@@ -266,7 +267,7 @@ class Gateway:
             settings.auth.anonymous_key, remote=settings.auth.anonymous_remote
         )
         self.context.proxies = settings.security.trusted_proxies
-        self.context.limiter.configure(settings.budgets.unpriced)
+        self.context.limiter.configure(terms_of(settings.budgets))
         self.context.keys.configure(
             settings.keys.cache_size, settings.keys.negative_ttl_s, settings.keys.max_stale_s
         )

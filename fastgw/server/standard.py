@@ -450,6 +450,9 @@ class Call(Deadline):
                 f"x-fastgw-id: {exchange.id}\r\n".encode("ascii"),
                 signature(deployment, exchange.attempts),
                 exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b"",
+                b"x-fastgw-clamped: max_tokens=%d\r\n" % exchange.clamp
+                if exchange.clamp >= 0
+                else b"",
             )
         )
 

@@ -82,6 +82,8 @@ MOST[:] = [
     POLICY.keys.index(name)
     for name in (b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
 ]
+cdef int SERVICE = POLICY.keys.index(b"service_tier")
+cdef int TOOLS = POLICY.keys.index(b"tools")
 cdef int CHOICES = POLICY.keys.index(b"n")
 cdef int BEST_OF = POLICY.keys.index(b"best_of")
 
@@ -92,6 +94,7 @@ cdef struct Order:
     Span options
     bint stream
     bint wants_usage
+    bint tools
     long long most
     long long choices
 
@@ -168,6 +171,11 @@ cdef bint read_order(const unsigned char *body, Py_ssize_t size, Order *order) n
         if index < 0:
             return False
         order.wants_usage = index == 1
+    if seen >> SERVICE & 1:
+        index = found[SERVICE].start
+        if found[SERVICE].end - index != 6 or memcmp(body + index, b'"auto"', 6) != 0:
+            return False
+    order.tools = seen >> TOOLS & 1
     order.most = -1
     for index in range(3):
         if seen >> MOST[index] & 1 and not read_count(body, found[MOST[index]], &order.most):
@@ -310,6 +318,9 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
         return None
     if plan.peers is not None and client.address not in plan.peers:
         lane.reason = "address"
+        return None
+    if order.tools and not plan.plain:
+        lane.reason = "body"
         return None
     cdef Reservation reservation = None
     cdef Amounts amounts = Amounts(0, 0)

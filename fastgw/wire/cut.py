@@ -80,8 +80,7 @@ def anthropic_events(passed: Passed) -> bytes:
         {"type": "message_stop"},
     ]
     return b"".join(
-        b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event))
-        for event in events
+        b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event)) for event in events
     )
 
 

@@ -29,6 +29,8 @@ _MARGIN = 64
 """Tokens before the end of a slice at which the next is reserved."""
 _LAST = 16
 """And at which a stream ends that gets none."""
+_STEPS = 8
+"""Tiers of a price, the plain one among them."""
 _CLASSES = weights.length_classes()
 _FOREVER = 0x3FFFFFFFFFFFFFFF
 _DAY = timedelta(days=1)
@@ -626,7 +628,10 @@ class Tariff:
         max_output: int = -1,
         answers: Family | None = None,
         lengths: Lengths | None = None,
+        tiers: tuple[tuple[int, int, int], ...] = (),
     ) -> None:
+        if len(tiers) >= _STEPS:
+            raise ValueError("seven tiers at most")
         self.family = family
         self.answers = answers or Family()
         """Corrects what is counted of answers as they pass."""
@@ -635,6 +640,13 @@ class Tariff:
         self.output_pico = output_pico
         self.request_pico = request_pico
         self.max_output = max_output
+        self._steps = ((0, input_pico, output_pico), *tiers)
+
+    def prices_of(self, prompt: int) -> tuple[int, int]:
+        """Give what input and output cost of a prompt of so many tokens."""
+        steps = reversed(self._steps)
+        _, into, out = next((step for step in steps if prompt > step[0]), self._steps[0])
+        return into, out
 
     def most_output(self, most: int) -> int:
         """Give the longest one answer can get, -1 when nobody knows."""
@@ -663,7 +675,8 @@ class Tariff:
         prompt = min(self.family.correct(estimated), max(size, 0))
         prompt += min(max(beside, 0), 1 << 40)
         output = self.reserved_output(most, choices, stream)
-        pico = prompt * self.input_pico + output * self.output_pico + self.request_pico
+        into, out = self.prices_of(prompt)
+        pico = prompt * into + output * out + self.request_pico
         return prompt + output, _nano(pico)
 
     def learn_answer(self, counted: int, output: int, reasoning: int, choices: int, /) -> None:
@@ -688,6 +701,7 @@ class Slices:
             self._most = _many(self._most, choices)
         self.covered = tariff.reserved_output(most, choices, True)
         """Tokens of the answer that are reserved."""
+        self._output_pico = tariff.prices_of(held.tokens - self.covered)[1]
         self.line = 0
         """Tokens the tap may count before more must be reserved."""
         self._draw_line()
@@ -713,7 +727,7 @@ class Slices:
             more = _many(self.tariff.lengths.slice, self.choices)
             if self._most >= 0:
                 more = min(more, self._most - self.covered)
-            if self.held.extend(now, more, _nano(more * self.tariff.output_pico)):
+            if self.held.extend(now, more, _nano(more * self._output_pico)):
                 self.covered += more
                 self._draw_line()
                 continue
