@@ -93,8 +93,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Pico-dollars per unit. None means "as the wider kind": cached as input, reasoning as output,
-    an hour in the cache as any cache write.
+    """Pico-dollars per unit.
+
+    None means "as the wider kind": cached as input, reasoning as output, an hour in the cache as
+    any cache write.
 
     `per_request` is a flat fee. `tiers` are what requests cost whose input is above so many tokens,
     in rising order; `services` what they cost in another class of service (batch, flex, priority).

@@ -232,6 +232,10 @@ class Slices:
         """What is extended."""
 
     @property
+    def tariff(self) -> Tariff:
+        """What it costs."""
+
+    @property
     def choices(self) -> int:
         """How many answers it carries."""
 

@@ -785,7 +785,8 @@ cdef class Tariff:
         self.request_pico = request_pico
         self.max_output = max_output
         self.steps = 1 + len(tiers)
-        for step, (above, dearer_in, dearer_out) in enumerate(((0, input_pico, output_pico), *tiers)):
+        tiers = ((0, input_pico, output_pico), *tiers)
+        for step, (above, dearer_in, dearer_out) in enumerate(tiers):
             self.above[step] = above
             self.input_at[step] = dearer_in
             self.output_at[step] = dearer_out

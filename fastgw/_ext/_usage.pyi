@@ -1,8 +1,10 @@
 """Types of the compiled usage reader; the twin says what the numbers are."""
 
-Counts = tuple[int, int, int, int, int, int, int, int, int, int]
-Tier = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
-Prices = tuple[Tier, ...]
+from typing import TypeAlias
+
+Counts: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int]
+Tier: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+Prices: TypeAlias = tuple[Tier, ...]
 
 def read(payload: bytes) -> Counts | None:
     """Read a usage object."""

@@ -82,7 +82,7 @@ def apply(price: Price | None, override: PriceOverride | None) -> Price | None:
     if override is None:
         return price
     if override.lines is not None:
-        return Price(**override.lines)
+        return msgspec.convert(override.lines, Price)
     if price is None or override.multiplier_ppm is None:
         return price
     return _times(price, override.multiplier_ppm)

@@ -91,7 +91,7 @@ class Exchange:
         "usage_source",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a list of facts
         self,
         id: str,  # noqa: A002 - the contract's name
         endpoint: str,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastgw._ext import estimate, limits, scan
-from fastgw.catalog.cost import price_lines
+from fastgw.catalog.cost import Tier, price_lines
 from fastgw.errors import GatewayError, ModelNotAllowed, ModelNotFound
 from fastgw.flow.exchange import Exchange
 from fastgw.flow.relay import Labels, labels_of, signature
@@ -102,7 +102,7 @@ class Leg:
     """Meters of the plan that are about other providers than this one."""
     signature: bytes
     priced: bool
-    prices: tuple[int, ...] | None
+    prices: tuple[Tier, ...] | None
     ready: bool
 
 
@@ -111,8 +111,8 @@ class Plan:
 
     __slots__ = (
         "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_id", "key_stamp",
-        "label_starts", "legs", "model", "org_id", "payer", "peers", "plain", "principal", "requested_model",
-        "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
+        "label_starts", "legs", "model", "org_id", "payer", "peers", "plain", "principal",
+        "requested_model", "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
     principal: Principal

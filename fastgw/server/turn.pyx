@@ -29,7 +29,7 @@ from fastgw.flow.account import account
 from fastgw.flow.admit import POLICY_KEYS
 from fastgw.flow.plan import exchange_of
 from fastgw.flow.relay import HELD as HELD_BYTES
-from fastgw.flow.relay import end_short
+from fastgw.flow.relay import end_short as ending_of
 from fastgw.providers.relay import LARGEST_EVENT as LARGEST
 from fastgw.server.carry import Carry
 from fastgw.server.refuse import refuse_key, refuse_limited, refuse_model
@@ -679,7 +679,7 @@ cdef class Turn(Deadline):
         if out is not None:
             self.pass_on(out, None)
         exchange = self.exchange_now(None)
-        events = end_short(exchange, out or b"")
+        events = ending_of(exchange, out or b"")
         account(exchange, self.lane.context)
         self.client.write(chunk(events) + b"0\r\n\r\n")
         self.over()

@@ -28,7 +28,7 @@ class Passed(msgspec.Struct, frozen=True, kw_only=True):
 
 def chat_events(passed: Passed) -> bytes:
     """End a stream of chat completions."""
-    choices = [
+    choices: list[dict[str, Any]] = [
         {"index": index, "delta": {}, "logprobs": None, "finish_reason": "length"}
         for index in range(passed.choices)
     ]

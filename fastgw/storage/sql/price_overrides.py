@@ -22,7 +22,7 @@ class StoredOverride(Stored, kw_only=True):
     match: str
     model: str = "*"
     multiplier_ppm: int | None = None
-    lines: dict[str, int] | None = None
+    lines: dict[str, int] = {}
     starts_at: int = 0
     ends_at: int | None = None
     enabled: bool = True
@@ -75,7 +75,7 @@ def _of(stored: StoredOverride) -> PriceOverride:
             match=stored.match,
             model=stored.model,
             multiplier_ppm=stored.multiplier_ppm,
-            lines=stored.lines,
+            lines=stored.lines or None,
             starts_at=stored.starts_at,
             ends_at=stored.ends_at,
         )

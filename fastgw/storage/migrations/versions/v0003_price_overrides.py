@@ -1,4 +1,4 @@
-"""Prices that differ from what is published: by deployment, provider, team or key, from a date on."""
+"""Prices that differ from what is published: of a deployment, a provider, a team, a key."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ COLUMNS = """
   match_value TEXT NOT NULL,
   model TEXT NOT NULL DEFAULT '*',
   multiplier_ppm BIGINT CHECK (multiplier_ppm >= 0),
-  lines TEXT CHECK ({type_of_lines}),
+  lines TEXT NOT NULL DEFAULT '{{}}' CHECK ({type_of_lines} = 'object'),
   starts_at BIGINT NOT NULL DEFAULT 0,
   ends_at BIGINT,
   enabled BIGINT NOT NULL DEFAULT 1 CHECK (enabled IN (0, 1)),
-  tags TEXT NOT NULL DEFAULT '{{}}' CHECK ({type_of_tags}),
-  metadata TEXT NOT NULL DEFAULT '{{}}' CHECK ({type_of_metadata}),
+  tags TEXT NOT NULL DEFAULT '{{}}' CHECK ({type_of_tags} = 'object'),
+  metadata TEXT NOT NULL DEFAULT '{{}}' CHECK ({type_of_metadata} = 'object'),
   deleted_at BIGINT,
   created_at BIGINT NOT NULL DEFAULT {now},
   updated_at BIGINT NOT NULL DEFAULT {now},
-  CHECK ((multiplier_ppm IS NULL) <> (lines IS NULL))"""
+  CHECK ((multiplier_ppm IS NULL) <> (lines = '{{}}'))"""
 JSON_COLUMNS = ("lines", "tags", "metadata")
 
 SQLITE_NOW = (
@@ -46,10 +46,7 @@ def run(statement: str) -> None:
 def upgrade() -> None:
     """Make the table, and note its changes."""
     if op.get_bind().dialect.name == "postgresql":
-        types = {
-            f"type_of_{name}": f"{name} IS NULL OR json_typeof({name}::json) = 'object'"
-            for name in JSON_COLUMNS
-        }
+        types = {f"type_of_{name}": f"json_typeof({name}::json)" for name in JSON_COLUMNS}
         columns = COLUMNS.format(now="fastgw_now_ms()", **types)
         run(f"CREATE TABLE price_overrides ({columns})")
         for event, rows in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
@@ -68,10 +65,7 @@ def upgrade() -> None:
         )
         return
     types = {
-        f"type_of_{name}": (
-            f"{name} IS NULL OR CASE WHEN json_valid({name}) THEN json_type({name})"
-            " ELSE '' END = 'object'"
-        )
+        f"type_of_{name}": f"CASE WHEN json_valid({name}) THEN json_type({name}) ELSE '' END"
         for name in JSON_COLUMNS
     }
     columns = COLUMNS.format(now=SQLITE_NOW, **types).replace("BIGINT", "INTEGER")
