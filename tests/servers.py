@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -46,12 +47,17 @@ class MissingServerError(Exception):
     """The machine has no such server; the message says how to get one."""
 
 
+PORTS = range(15_000, 32_000)
+"""Below those of outgoing connections: nobody takes the port of a server that is down."""
+
+
 def free_port() -> int:
-    """Give a port of 127.0.0.1 that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Give a port of 127.0.0.1 that nobody uses right now."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def server_uid() -> int | None:
@@ -199,6 +205,14 @@ class Server:
 
     def prepare(self) -> None:
         """Fill the folder before the first start."""
+
+    def start_again(self) -> None:
+        """Start the process after `kill`; what its children held may be held a moment still."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.start():
+            if time.monotonic() > deadline:
+                raise MissingServerError("the server does not start again")
+            time.sleep(0.1)
 
     def start(self) -> bool:
         """Start the process and wait until it answers; False when it does not."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 MODULES: Final = (
     "scan", "sse", "estimate", "ids", "http1", "request", "counters", "usage", "limits", "rows",
+    "journal",
 )  # fmt: skip
 """`_NAME.pyx` is the compiled module, `pure/NAME.py` its twin."""
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fastgw._ext import _estimate as estimate
     from fastgw._ext import _http1 as http1
     from fastgw._ext import _ids as ids
+    from fastgw._ext import _journal as journal
     from fastgw._ext import _limits as limits
     from fastgw._ext import _request as request
     from fastgw._ext import _rows as rows
@@ -64,6 +66,6 @@ else:
         BUILD = "pure"
 
 __all__ = [
-    "BUILD", "MODULES", "counters", "estimate", "http1", "ids", "limits", "load_texts", "request",
-    "rows", "scan", "sse", "usage",
+    "BUILD", "MODULES", "counters", "estimate", "http1", "ids", "journal", "limits", "load_texts",
+    "request", "rows", "scan", "sse", "usage",
 ]  # fmt: skip

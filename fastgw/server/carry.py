@@ -30,6 +30,7 @@ class Carry:
         tariff: limits.Tariff | None,
         reservation: limits.Reservation | None,
         slices: limits.Slices | None,
+        kept: int,
         forsake: Callable[[], None],
     ) -> None:
         self.id = id
@@ -41,6 +42,7 @@ class Carry:
         self.tariff = tariff
         self.reservation = reservation
         self.slices = slices
+        self.kept = kept
         self._events: list[tuple[str, tuple[Any, ...]]] = []
         self._sink: Any = None
         self._waiting = 0

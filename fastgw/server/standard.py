@@ -108,6 +108,7 @@ class StandardLane:
             exchange.started = carry.started
             exchange.tariff, exchange.reservation = carry.tariff, carry.reservation
             exchange.slices = carry.slices
+            exchange.kept = carry.kept
             exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
         self.in_flight += 1

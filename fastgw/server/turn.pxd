@@ -28,6 +28,7 @@ cdef class Turn(Deadline):
     cdef Reservation reservation
     cdef Slices slices
     cdef bytes first_events
+    cdef Py_ssize_t kept  # of the journal, for the closing line
     cdef long long estimated
     cdef bytes request
     cdef Py_ssize_t body

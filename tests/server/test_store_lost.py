@@ -51,7 +51,7 @@ async def test_a_killed_database(serve, postgres):
             assert answer.status == 401
         gateway.reconfigure(gateway.settings)  # a reload must not be lost either
         before = gateway.context.directory
-        assert postgres.start()
+        postgres.start_again()
         await eventually(lambda: gateway._changes.store_ok)
         await eventually(lambda: gateway.context.directory is not before)
         assert (await served.get("/readyz"))[0] == 200

@@ -71,7 +71,7 @@ async def test_a_killed_postgres_is_unavailable_then_back(own_postgres, mortal_u
     ):
         with pytest.raises(StoreUnavailable):
             await call
-    assert own_postgres.start()
+    own_postgres.start_again()
     await until_available(store)
     assert (await keys.find_by_hash(store, hashed)).key_id == key.id
     assert await store.fetchval("SELECT count(*) FROM orgs") == 0
@@ -101,7 +101,7 @@ async def test_batches_offered_again_through_kills_count_once(own_postgres, mort
     for kills in range(1, 4):
         await eventually(lambda least=kills * 8: taken >= least, timeout=60)
         await asyncio.to_thread(own_postgres.kill)
-        assert await asyncio.to_thread(own_postgres.start)
+        await asyncio.to_thread(own_postgres.start_again)
     await asyncio.wait_for(writer, 60)
     for table in ("usage_daily", "usage_monthly", "usage_tags_daily"):
         assert await store.fetchval(f"SELECT CAST(sum(requests) AS BIGINT) FROM {table}") == 400
