@@ -333,8 +333,6 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
             amounts = plan.tariff.bound(
                 estimated, beside, size, order.most, order.choices, order.stream
             )
-            if beside:
-                estimated = -1  # pictures say nothing about text
         reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
         if reservation is None:
             lane.reason = "limited"
@@ -369,7 +367,7 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     turn.reservation = reservation
     if reservation is not None and order.stream and plan.tariff is not None:
         turn.slices = Slices(reservation, plan.tariff, order.most, order.choices)
-    turn.estimated = estimated
+    turn.estimated = -1 if beside else estimated  # pictures say nothing about text
     turn.created_ms = now_ms
     turn.started = started
     lane.gauge.add(1)
