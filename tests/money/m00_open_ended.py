@@ -106,12 +106,10 @@ async def run(form: Form) -> Verdict:
         for length in LENGTHS
     ]
     model = {"name": MODEL, "deployments": deployments}
-    crowds = []
     async with purse([model]) as bought:
         await bought.price(MODEL)
         await bought.budget("1.00", match="key-*")
-        for number in range(form.runs):
-            crowds.append(await spend(bought, form, number))
+        crowds = [await spend(bought, form, number) for number in range(form.runs)]
         served = sum(crowd.served for crowd in crowds)
         records = await bought.records(served)
         truth = [line for line in bought.mock.log() if "delay_ms" in (line["model"] or "")]

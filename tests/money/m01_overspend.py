@@ -75,9 +75,8 @@ async def run(form: Form) -> Verdict:
         await bought.price(MODEL)
         await bought.budget("1.00", match="key-*")
         bought.mock.clear()
-        runs = []
-        for number in range(form.runs):
-            runs.append(await spend(await bought.key(f"key-{number}"), form))
+        keys = [await bought.key(f"key-{number}") for number in range(form.runs)]
+        runs = [await spend(bed, form) for bed in keys]
         served = sum(each.served for each in runs)
         refused = sum(sum(each.codes.values()) for each in runs)
         records = await bought.records(served)

@@ -1,6 +1,6 @@
 """M-2: a provider that reports more than was reserved, because it takes no notice of a maximum.
 
-It is recorded in full, the budget shows it, the next request is refused, and the overrun is counted.
+It is recorded in full, the budget shows it, the next request is refused; the overrun is counted.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ async def _compare(store, settled: list[tuple[int, int]]) -> list[str]:
         for at, cost in settled:
             sums[micros(begins(period, at)) // 1000] += cost
         rows = await store.fetch(
-            f"SELECT {column} AS begins, sum(cost_nano) AS nano FROM {table} GROUP BY {column}"  # noqa: S608
+            f"SELECT {column} AS begins, sum(cost_nano) AS nano FROM {table} GROUP BY {column}"
         )
         if {row["begins"]: row["nano"] for row in rows} != dict(sums):
             found.append(f"{table}: not the sums of the records")

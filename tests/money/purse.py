@@ -44,9 +44,7 @@ class Purse:
         """Give a budget; it is in force when this returns, and all that was set before."""
         limit = int(float(usd) * NANO)
         made = {"scope": "key", "period": "total", **values, "limit_nano": limit}
-        await asyncio.to_thread(
-            self.bed.gateway.in_store, lambda store: budgets.put(store, **made)
-        )
+        await asyncio.to_thread(self.bed.gateway.in_store, lambda store: budgets.put(store, **made))
         await self.settled_in()
 
     async def settled_in(self) -> None:
@@ -71,9 +69,7 @@ class Purse:
 
     async def key(self, name: str) -> Bed:
         """Give the gateway as a new key sees it."""
-        return Bed(
-            self.bed.gateway, await asyncio.to_thread(self.bed.gateway.create_key, name)
-        )
+        return Bed(self.bed.gateway, await asyncio.to_thread(self.bed.gateway.create_key, name))
 
     async def overrun(self) -> float:
         """Give what `fastgw_overrun_usd_total` says."""
