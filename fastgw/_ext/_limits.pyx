@@ -101,6 +101,10 @@ cdef class Meter:
         """Tell whether it holds nothing that a new meter would not know."""
         return False
 
+    cdef long long most(self) noexcept:
+        """Give the most that can be had at once."""
+        return self.limit
+
 
 @cython.final
 cdef class Window(Meter):
@@ -253,6 +257,10 @@ cdef class Bucket(Meter):
         """Tell whether it holds nothing that a new meter would not know."""
         self.advance(now)
         return debt_empty(&self.debt, 0) == 0
+
+    cdef long long most(self) noexcept:
+        """Give the most that can be had at once."""
+        return self.burst
 
 
 @cython.final
@@ -505,33 +513,49 @@ cdef class Guard:
         return worst, longest
 
     cpdef bytes fields(self, long long now):
-        """Give the x-ratelimit header lines of the tightest meters; b"" when there are none."""
+        """Give the x-ratelimit header lines, b"" when there is nothing to tell.
+
+        Of several meters of a metric `limit` is the least that one can give, `remaining` the least
+        that is left, `reset` when `limit` fits everywhere. So who is alone, sends no more than
+        `remaining` and waits for `reset` when that is too little, is never refused.
+        """
         cdef char lines[512]
         cdef Py_ssize_t size = 0
         cdef int metric
+        cdef Py_ssize_t index
+        cdef long long most, left
         cdef Meter meter
         now = self.latest(now)
         for metric in range(2):
-            meter = self.tightest(metric, now)
-            if meter is not None:
+            most = left = FOREVER
+            for index in range(self.count):
+                meter = meter_at(self.meters, index)
+                if meter.metric == metric:
+                    most = min(most, meter.most())
+                    left = min(left, meter.remaining(now))
+            if most < FOREVER:
                 size += put_lines(
-                    lines + size, metric, meter.limit, meter.remaining(now), meter.reset_us(now)
+                    lines + size, metric, most, left, self.reset_us(metric, most, now)
                 )
         return PyBytes_FromStringAndSize(lines, size) if size else b""
 
-    cdef Meter tightest(self, int metric, long long now):
+    cdef long long reset_us(self, int metric, long long amount, long long now) noexcept:
+        """Give how long until an amount fits every meter of a metric; -1: never."""
         cdef Py_ssize_t index
+        cdef long long wait, longest = 0
         cdef Meter meter
-        cdef Meter found = None
-        cdef long long left, least = FOREVER
+        if amount <= 0:
+            return -1
         for index in range(self.count):
             meter = meter_at(self.meters, index)
-            if meter.metric == metric:
-                left = meter.remaining(now)
-                if found is None or left < least:
-                    found = meter
-                    least = left
-        return found
+            if meter.metric != metric:
+                continue
+            # All of a meter is found sooner from its newest end.
+            wait = meter.reset_us(now) if meter.most() == amount else meter.retry_us(now, amount)
+            if wait < 0:
+                return -1
+            longest = later(longest, wait)
+        return longest
 
     cdef bint extend(self, Reservation held, long long now, long long tokens, long long nano):
         cdef Py_ssize_t index
@@ -822,7 +846,7 @@ cdef class Tariff:
         long long choices,
         bint stream,
     ) noexcept:
-        cdef long long prompt = min(self.family.correct(estimated), later(size, 0))
+        cdef long long prompt = min(self.family.correct(estimated), later(size, estimated))
         cdef long long output = self.reserved_output(most, choices, stream)
         cdef Amounts amounts
         cdef int step

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fastgw._ext import estimate, limits, scan
+from fastgw._ext.killpoints import reach
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
 from fastgw.flow.context import Context
@@ -82,8 +83,9 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
     context.directory.permit(principal, name, model)
     exchange.payer = payer = context.directory.payer(principal, alias)
     exchange.model = context.directory.overrides.in_force(model, payer, exchange.created_at)
-    exchange.tags = _tags(exchange, principal, alias)
-    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.tags = _tags(exchange, principal, alias, context.client_tags)
+    exchange.family = context.limiter.family(model)
+    exchange.prompt_estimate = exchange.family.prompt(body)
     exchange.beside = estimate.pictures(body)
     exchange.service = _read_service(exchange)
     exchange.fee_nano = _fee(exchange, context.limiter.terms.tool_fees)
@@ -106,14 +108,22 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     if unread:
         return LoadSpend(unread)
     tokens = nano = 0
-    if any(isinstance(meter, limits.Budget) and meter.hard for meter in guard.meters):
+    free = exchange.free
+    if not free and any(isinstance(m, limits.Budget) and m.hard for m in guard.meters):
         limiter.check_priced(model)
-    if guard.wants_tokens or guard.wants_money:
+    if not free and (guard.wants_tokens or guard.wants_money):
         if guard.wants_money:
             exchange.flat_nano = limiter.flat_nano
         exchange.tariff = limiter.tariff(model, exchange.endpoint, exchange.service)
         tokens, nano = amounts(exchange, exchange.most_output)
     now = limits.now_us()
+    if exchange.explanation is not None:
+        exchange.explanation.look(guard, now, tokens, nano)
+        if exchange.explanation.dry:
+            refused = refusal(guard, now, tokens, nano, None)
+            if refused is not None:
+                raise refused
+            return None
     exchange.reservation = guard.reserve(now, tokens, nano)
     if exchange.reservation is None and limiter.terms.clamps:
         clamp(exchange, now)
@@ -121,11 +131,18 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
         error = refusal(guard, now, tokens, nano, context.metrics)
         assert error is not None, "a guard that reserves nothing has a meter that refuses"
         raise error
+    _slice(exchange, exchange.reservation)
+    if reach is not None:
+        reach("after_reserve")
+    return None
+
+
+def _slice(exchange: Exchange, held: limits.Reservation) -> None:
+    """Let a stream reserve as it goes."""
     if exchange.stream and exchange.tariff is not None:
         exchange.slices = limits.Slices(
-            exchange.reservation, exchange.tariff, exchange.most_output, exchange.choices
+            held, exchange.tariff, exchange.most_output, exchange.choices
         )
-    return None
 
 
 def amounts(exchange: Exchange, most: int) -> tuple[int, int]:
@@ -184,17 +201,23 @@ def _fee(exchange: Exchange, fees: Mapping[str, int]) -> int:
     return fee
 
 
-def _tags(exchange: Exchange, principal: Principal, alias: Alias | None) -> dict[str, str]:
-    """Merge the tags of caller, alias and key; the key's own always win."""
+def _tags(
+    exchange: Exchange, principal: Principal, alias: Alias | None, allowed: tuple[str, ...]
+) -> dict[str, str]:
+    """Merge the tags of caller, alias and key; the key's own always win.
+
+    `allowed` are the tags a caller may set whose key does not say.
+    """
     asked = exchange.headers.get("x-fastgw-tags")
     if asked is None and alias is None:
         return principal.tags
     tags = {}
+    allowed = principal.client_tags or allowed
     for pair in filter(None, (asked or "").split(",")):
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not name or not value.isprintable():
             raise InvalidRequest("x-fastgw-tags must be name=value,…", param="x-fastgw-tags")
-        if name not in principal.client_tags:
+        if name not in allowed:
             raise InvalidRequest(
                 f"this key may not set the tag {name!r}", param=f"x-fastgw-tags.{name}"
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fastgw._ext import limits
+from fastgw._ext import estimate, limits
 from fastgw.domain import Deployment, Model, Principal, Usage, now_ms
 from fastgw.errors import GatewayError
 from fastgw.flow.stamp import Stamp
@@ -15,7 +15,13 @@ from fastgw.flow.stamp import Stamp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fastgw.flow.explain import Explanation
     from fastgw.providers.record import ProviderType, Translator
+
+
+COUNT_TOKENS = "count_tokens"
+FREE = frozenset({COUNT_TOKENS})
+"""Endpoints that use no tokens and cost nothing; they count as requests."""
 
 
 class LoadKey(msgspec.Struct, frozen=True):
@@ -30,8 +36,23 @@ class LoadSpend(msgspec.Struct, frozen=True):
     budgets: tuple[limits.Budget, ...]
 
 
-Wait = LoadKey | LoadSpend
+class KeepDecision(msgspec.Struct, frozen=True):
+    """Wait: a decision must be written to the store."""
+
+    exchange_id: str
+    key_id: str
+    decision: bytes
+
+
+Wait = LoadKey | LoadSpend | KeepDecision
 """What a stage may wait for."""
+
+
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """What a tokenizer counted of an exchange whose usage nobody reported; None: it could not."""
+
+    prompt: int | None = None
+    answer: int | None = None
 
 
 class Exchange:
@@ -50,13 +71,17 @@ class Exchange:
         "choices",
         "clamp",
         "client_api",
+        "closed",
         "cost_nano",
+        "counted",
         "created_at",
         "deployment",
         "digest",
         "ended",
         "endpoint",
         "error",
+        "explanation",
+        "family",
         "fee_nano",
         "first_content",
         "first_events",
@@ -64,7 +89,9 @@ class Exchange:
         "guard",
         "headers",
         "id",
+        "joined",
         "kept",
+        "last_events",
         "model",
         "most_output",
         "payer",
@@ -92,7 +119,7 @@ class Exchange:
         "usage_source",
     )
 
-    def __init__(  # noqa: PLR0915 - a list of facts
+    def __init__(  # noqa: PLR0915 - a record: a line a fact
         self,
         id: str,  # noqa: A002 - the contract's name
         endpoint: str,
@@ -114,6 +141,10 @@ class Exchange:
         self.digest = b""
         self.peer = ""
         """The client's address, `unix` for a Unix socket."""
+        self.joined = ""
+        """Whose answer it gets under its Idempotency-Key: its own `first`, an earlier `again`."""
+        self.explanation: Explanation | None = None
+        """Only where somebody wants to know why."""
         # authenticate
         self.principal: Principal | None = None
         # admit
@@ -125,6 +156,8 @@ class Exchange:
         self.model: Model | None = None
         self.stream = False
         self.tags: dict[str, str] = {}
+        self.family: estimate.Family | None = None
+        """Knows what requests cost such a model, and what they have cost so far."""
         self.prompt_estimate = 0
         self.beside = 0
         """Tokens that its pictures count at most."""
@@ -163,9 +196,20 @@ class Exchange:
         self.first_events = b""
         """What a stream of Responses began with: its end repeats some of it."""
         self.status = 0
+        self.last_events = b""
+        """What was passed on last of a stream whose events are numbered."""
         # account
+        self.closed = False
+        """Whether its closing line is written."""
         self.ended = 0
+        self.counted: Counted | None = None
+        """Set once somebody has tried to count what was not reported."""
         self.error: GatewayError | None = None
         self.usage: Usage | None = None
         self.usage_source = ""
         self.cost_nano: int | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it uses no tokens and costs nothing, whatever is answered."""
+        return self.endpoint in FREE

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from fastgw._ext import estimate, limits
+from fastgw.catalog import families
 from fastgw.catalog.cost import dearest_input, dearest_output, in_service
 from fastgw.domain import Model, Price, Principal, usd
 from fastgw.errors import BudgetReserved, GatewayError, InsufficientQuota, NotAllowed, RateLimited
@@ -30,10 +31,9 @@ _MOST_TARIFFS = 1_000
 _MOST_TIERS = 7
 _SILENT = frozenset({"embeddings", "moderations", "rerank"})
 """Endpoints whose answers hold no tokens."""
-_CHOSEN = frozenset({"model", "tag"})
-"""Scopes whose values clients may make up."""
 _MOST_VALUES = 10_000
-"""Counters of one rule of those; the rest share one, or made-up names would fill the memory."""
+"""Counters of one rule about values that clients make up; the rest share one, or such names would
+fill the memory."""
 _IDLE_US = 600_000_000
 _SWEPT = 1_000
 """Meters looked at in one go, so that nobody waits for a sweep."""
@@ -55,10 +55,9 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Learnt:
-    """What was learnt of one model: how far counts are off, how long answers are."""
+    """What was learnt of one model's answers: how far counts are off, how long they are."""
 
     def __init__(self) -> None:
-        self.prompts = estimate.Family()
         self.answers = estimate.Family()
         self.lengths = limits.Lengths()
 
@@ -73,6 +72,7 @@ class Limiter:
         self._values: Counter[str] = Counter()
         """How many meters rules about chosen values have."""
         self._unswept: list[tuple[str, str]] = []
+        self._families: dict[str, estimate.Family] = {}
         self._learnt: dict[str, Learnt] = {}
         self._tariffs: dict[tuple[int, bool, str], tuple[Model, limits.Tariff]] = {}
 
@@ -90,9 +90,7 @@ class Limiter:
             if rule is not None and rule.counts_like(meter.rule):
                 kept[key] = _adjust(meter, rule)
         self._meters = kept
-        self._values = Counter(
-            meter.rule.id for meter in kept.values() if meter.rule.scope in _CHOSEN
-        )
+        self._values = Counter(meter.rule.id for meter in kept.values() if meter.rule.chosen)
         before, self.rules = self.rules, rules
         if rules.match_like(before):
             rules.stamp = before.stamp
@@ -131,7 +129,7 @@ class Limiter:
             meter = self._meters.get(key)
             if meter is None or now - meter.latest < _IDLE_US or not meter.idle(now):
                 continue
-            chosen = meter.rule.scope in _CHOSEN
+            chosen = meter.rule.chosen
             del meter
             # A guard that somebody keeps would count beside a new meter of the same rule.
             if sys.getrefcount(self._meters[key]) == _UNSHARED:
@@ -150,10 +148,27 @@ class Limiter:
         if len(self._tariffs) >= _MOST_TARIFFS:
             self._tariffs.clear()
         tariff = _tariff(
-            model, self._of_family(model.name), service, silent=key[1], flat_nano=self.flat_nano
+            model,
+            self.family(model),
+            self._learnt_of(model.name),
+            service,
+            silent=key[1],
+            flat_nano=self.flat_nano,
         )
         self._tariffs[key] = (model, tariff)  # which keeps its id taken
         return tariff
+
+    def family(self, model: Model) -> estimate.Family:
+        """Give what counts a model's prompts; it learns from what is reported of them."""
+        name = model.name
+        if name not in self._families and len(self._families) >= _MOST_FAMILIES:
+            name = ""  # clients make up names under `provider/`; these share one
+        found = self._families.get(name)
+        if found is None:
+            upstream = model.deployments[0].model if model.deployments else model.name
+            facts = families.find(upstream)
+            found = self._families[name] = estimate.Family(facts.overheads)
+        return found
 
     @property
     def flat_nano(self) -> int | None:
@@ -172,17 +187,17 @@ class Limiter:
 
     def _meter(self, rule: Rule, value: str) -> Meter:
         meter = self._meters.get((rule.id, value))
-        if meter is None and rule.scope in _CHOSEN and self._values[rule.id] >= _MOST_VALUES:
+        if meter is None and rule.chosen and self._values[rule.id] >= _MOST_VALUES:
             value = ""
             meter = self._meters.get((rule.id, value))
         if meter is None:
-            self._values[rule.id] += rule.scope in _CHOSEN
+            self._values[rule.id] += rule.chosen
             meter = self._meters[rule.id, value] = _make(rule)
             meter.rule = rule
             meter.value = value
         return meter
 
-    def _of_family(self, name: str) -> Learnt:
+    def _learnt_of(self, name: str) -> Learnt:
         if name not in self._learnt and len(self._learnt) >= _MOST_FAMILIES:
             name = ""  # clients make up names under `provider/`; these share one
         return self._learnt.setdefault(name, Learnt())
@@ -217,7 +232,13 @@ def _burst(rule: Rule) -> int:
 
 
 def _tariff(
-    model: Model, learnt: Learnt, service: str, *, silent: bool, flat_nano: int | None
+    model: Model,
+    family: estimate.Family,
+    learnt: Learnt,
+    service: str,
+    *,
+    silent: bool,
+    flat_nano: int | None,
 ) -> limits.Tariff:
     """Take the dearest of each price line, and the longest answer, over all deployments."""
     flat = Price(per_request=(flat_nano or 0) * 1000)
@@ -235,7 +256,7 @@ def _tariff(
         _, into, out = tiers[place - 1] if place else base
         tiers[place] = (tier[0], max(tier[1], into), max(tier[2], out))
     return limits.Tariff(
-        learnt.prompts,
+        family,
         base[1],
         base[2],
         max([0, *(p.per_request for p in prices)]),
@@ -264,9 +285,9 @@ def _reached(price: Price, above: int) -> Price:
 
 
 def refusal(
-    guard: limits.Guard, now: int, tokens: int, nano: int, metrics: Metrics
+    guard: limits.Guard, now: int, tokens: int, nano: int, metrics: Metrics | None
 ) -> GatewayError | None:
-    """Give the error for a guard that would not let this much through, and count it.
+    """Give the error for a guard that would not let this much through, and count it in `metrics`.
 
     None: it would after all.
     """
@@ -277,9 +298,11 @@ def refusal(
     after = None if wait < 0 else wait / 1e6
     whom = f"{rule.scope} {meter.value or rule.match}" if rule.scope != "global" else "everybody"
     if not isinstance(meter, limits.Budget):
-        metrics.rate_limited[rule.scope].add(1)
+        if metrics is not None:
+            metrics.rate_limited[rule.scope].add(1)
         return _rate_limited(rule, whom, after, tokens)
-    metrics.budget_exceeded[rule.scope].add(1)
+    if metrics is not None:
+        metrics.budget_exceeded[rule.scope].add(1)
     period = "in all" if rule.period == "total" else f"a {rule.period}"
     budget = f"the budget of {usd(meter.limit)} USD {period} for {whom}"
     if nano <= meter.limit - meter.spent:

@@ -57,6 +57,7 @@ ASIDE = (
     b"x-fastgw-strict",
     b"x-fastgw-explain",
     b"x-fastgw-dry-run",
+    b"idempotency-key",
 )
 FIELDS = (
     *KEYS,
@@ -112,8 +113,9 @@ class Plan:
     """What one kind of request leads to, as the fast lane executes it."""
 
     __slots__ = (
-        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_id", "key_stamp",
-        "label_starts", "legs", "model", "org_id", "payer", "peers", "plain", "principal",
+        "client_api", "directory_stamp", "endpoint", "expires_at", "family", "guard", "key_id",
+        "key_stamp", "label_starts", "legs", "model", "numbered", "org_id", "payer", "peers",
+        "plain", "principal",
         "requested_model", "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
@@ -129,6 +131,8 @@ class Plan:
     client_api: str
     label_starts: tuple[bytes, ...]
     """How the lines begin that carry the request's label."""
+    numbered: bool
+    """Whether the events of a stream are numbered."""
     requested_model: str
     tags: dict[str, str]
     expires_at: int
@@ -141,6 +145,7 @@ class Plan:
     tariff: limits.Tariff | None
     plain: bool
     """Whether requests with server tools cost no more than others."""
+    family: estimate.Family
     peers: set[str] | None
     """Client addresses that were found to be allowed; None: all are."""
     key_stamp: Stamp
@@ -242,6 +247,8 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
     plans = context.plans
     if plans is None or exchange.pinned is not None or exchange.digest == context.anonymous:
         return
+    if exchange.free:
+        return
     tags = exchange.headers.get("x-fastgw-tags")
     asked = asked_for(exchange.endpoint, exchange.query)
     kind = kind_of(asked, exchange.requested_model, tags)
@@ -321,6 +328,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     plan.client_api = exchange.client_api
     shape = shapes(exchange.client_api, exchange.endpoint)
     plan.label_starts = tuple(f"{name}: ".encode() for name in shape.label_headers)
+    plan.numbered = shape.numbered
     plan.requested_model = exchange.requested_model
     plan.model = model
     plan.tags = exchange.tags
@@ -330,6 +338,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     plan.guard = guard if guard is not None and guard.meters else None
     plan.tariff = exchange.tariff
     plan.plain = not context.limiter.terms.tool_fees
+    plan.family = context.limiter.family(model)
     plan.peers = {exchange.peer} if principal.allowed_ips else None
     plan.key_stamp = key_stamp
     plan.directory_stamp, plan.rules_stamp = exchange.stamps
@@ -401,7 +410,7 @@ def others(guard: limits.Guard | None, provider: str) -> tuple[int, ...]:
     return tuple(
         place
         for place, meter in enumerate(meters)
-        if meter.rule.scope == "provider" and meter.value not in {"", provider}
+        if not meter.rule.concerns(meter.value, (provider,))
     )
 
 
@@ -438,7 +447,8 @@ def exchange_of(
     exchange.tags = plan.tags
     exchange.stream = stream
     exchange.body = body
-    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.family = plan.family
+    exchange.prompt_estimate = plan.family.prompt(body)
     exchange.guard = plan.guard
     exchange.tariff = plan.tariff
     exchange.reservation = reservation

@@ -30,6 +30,18 @@ class Asked(msgspec.Struct, frozen=True):
     """The maximum of output tokens to insert for a budget's sake; -1: none."""
 
 
+class Delivered(msgspec.Struct, frozen=True, gc=False):
+    """The text of an answer: estimated `tokens` of all of it, and of what was kept of it.
+
+    `text` is what was kept, as it stands in JSON strings; `calls` counts tool calls.
+    """
+
+    tokens: int
+    kept: int
+    text: bytes
+    calls: int
+
+
 class Translator(Protocol):
     """Between one client API and one provider API, for one exchange."""
 
@@ -55,7 +67,10 @@ class Translator(Protocol):
 
     @property
     def delivered_tokens(self) -> int:
-        """Estimated tokens of the text that went to the client so far."""
+        """Estimated tokens of a stream's text that went to the client so far."""
+
+    def delivered(self) -> Delivered:
+        """Give what went to the client so far."""
 
     @property
     def started(self) -> bool:

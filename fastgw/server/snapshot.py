@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import structlog
 
 from fastgw.catalog.facts import pico
@@ -16,9 +17,10 @@ from fastgw.config.schema import LimitRule
 from fastgw.config.schema import PriceOverride as PriceSettings
 from fastgw.config.schema import Provider as ProviderSettings
 from fastgw.domain import Alias, PriceOverride, Principal, Provider, Timeouts, nano_usd
+from fastgw.errors import Conflict, NotFound
 from fastgw.flow.directory import Directory, Known, Route
 from fastgw.flow.limits import Terms
-from fastgw.flow.rules import MONEY, Rule, Rules, split_match
+from fastgw.flow.rules import MONEY, WILDCARD, Rule, Rules, split_match
 from fastgw.providers import registry
 from fastgw.storage import Store
 from fastgw.storage.crypto import Vault
@@ -29,10 +31,16 @@ from fastgw.storage.sql import (
     keys,
     limits,
     models,
+    orgs,
     price_overrides,
     providers,
+    teams,
+    users,
 )
 from fastgw.storage.sql.limits import RESET_AT
+from fastgw.storage.sql.noun import Noun
+
+_OWNERS: dict[str, Noun[Any]] = {"user": users.USERS, "team": teams.TEAMS, "org": orgs.ORGS}
 
 log = structlog.get_logger(__name__)
 
@@ -130,13 +138,31 @@ def _epoch_ms(when: datetime | None) -> int | None:
 
 async def read_rules(settings: Settings, store: Store) -> Rules:
     """Read all limits and budgets once; those of the configuration are defaults."""
+    defaults = [_default_rule(rule) for rule in settings.limits.defaults]
     return Rules(
         [
             *(limit_rule(limit) for limit in await limits.load_all(store)),
             *(budget_rule(budget) for budget in await budgets.load_all(store)),
-            *(_default_rule(rule) for rule in settings.limits.defaults),
+            *[await _with_ids(rule, store) for rule in defaults],
         ]
     )
+
+
+async def _with_ids(rule: Rule, store: Store) -> Rule:
+    """Give a rule with the ids of the users, teams and orgs that it names: requests bear ids."""
+    match = await _id_of(rule.scope, rule.match, store)
+    also = [(scope, await _id_of(scope, match, store)) for scope, match in rule.also]
+    return msgspec.structs.replace(rule, match=match, also=tuple(also))
+
+
+async def _id_of(scope: str, match: str, store: Store) -> str:
+    noun = _OWNERS.get(scope)
+    if noun is None or WILDCARD in match:
+        return match
+    try:
+        return str((await noun.find(store, match)).id)
+    except (NotFound, Conflict):  # nobody yet, or nobody in particular
+        return match
 
 
 def limit_rule(limit: limits.Limit) -> Rule:
@@ -183,7 +209,7 @@ def _default_rule(rule: LimitRule) -> Rule:
     own, also = split_match(rule.match)
     match = f"{tag}={own}" if tag else own
     return Rule(
-        id=f"default {rule.scope} {rule.match} {rule.metric} {rule.window_s}",
+        id=f"default {' '.join(map(str, rule.kind))}",
         scope=scope,
         match=match,
         metric=rule.metric,

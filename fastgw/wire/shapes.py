@@ -20,12 +20,14 @@ class Shapes(msgspec.Struct, frozen=True):
 
     error_body: Callable[[GatewayError, str], bytes]
     """An error and the request's label -> the body of an error answer."""
-    error_event: Callable[[GatewayError, str], bytes]
-    """The same -> the event that ends a stream which cannot go on."""
+    error_event: Callable[[GatewayError, str, bytes], bytes]
+    """The same and the last whole events -> the event that ends a stream which cannot go on."""
     length_events: Callable[[cut.Passed], bytes]
     """What went to the client so far -> the events that end a stream as its maximum would."""
     model_object: Callable[[Model], dict[str, Any]]
     model_list: Callable[[Iterable[Model]], bytes]
+    numbered: bool = False
+    """Whether the events of a stream are numbered, so that the last ones have to be known."""
     label_headers: tuple[str, ...] = ("x-request-id",)
     """Response headers that carry the request's label."""
 
@@ -43,7 +45,10 @@ _OPENAI = Shapes(
 )
 _COMPLETIONS = msgspec.structs.replace(_OPENAI, length_events=cut.text_events)
 _RESPONSES = msgspec.structs.replace(
-    _OPENAI, error_event=openai.responses_error_event, length_events=cut.responses_events
+    _OPENAI,
+    error_event=openai.responses_error_event,
+    length_events=cut.responses_events,
+    numbered=True,
 )
 _ANTHROPIC = Shapes(
     anthropic.error_body,
@@ -51,7 +56,7 @@ _ANTHROPIC = Shapes(
     cut.anthropic_events,
     anthropic.model_object,
     anthropic.model_list,
-    ("x-request-id", "request-id"),
+    label_headers=("x-request-id", "request-id"),
 )
 
 

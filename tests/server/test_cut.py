@@ -50,7 +50,7 @@ async def tight(serve, sqlite_url, fast_lane):
         gateway = served.gateway
         for name in (MODEL, MODEL.replace("p/", "a/")):
             await models.put(gateway.store, "", name, input_pico=PICO, output_pico=PICO)
-            lengths = gateway.context.limiter._of_family(name).lengths
+            lengths = gateway.context.limiter._learnt_of(name).lengths
             for _ in range(300):
                 lengths.observe(SLICE)
         made = await budgets.create(
