@@ -75,7 +75,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Counted tokens of one exchange.
 
     `input_tokens` includes cache reads and writes, `output_tokens` includes reasoning, as OpenAI's
-    `prompt_tokens` and `completion_tokens` do.
+    `prompt_tokens` and `completion_tokens` do. Those below the five are parts that some models
+    charge otherwise; records do not have them.
     """
 
     input_tokens: int = 0
@@ -83,12 +84,22 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cached_tokens: int = 0
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    """Of the cache writes, those kept for an hour."""
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_output_tokens: int = 0
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Pico-dollars per unit. None means "as the wider kind": cached as input, reasoning as output.
+    """Pico-dollars per unit.
 
-    `per_request` is a flat fee.
+    None means "as the wider kind": cached as input, reasoning as output, an hour in the cache as
+    any cache write.
+
+    `per_request` is a flat fee. `tiers` are what requests cost whose input is above so many tokens,
+    in rising order; `services` what they cost in another class of service (batch, flex, priority).
     """
 
     input: int = 0
@@ -97,6 +108,54 @@ class Price(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     cache_write: int | None = None
     reasoning: int | None = None
     per_request: int = 0
+    cache_write_1h: int | None = None
+    audio_input: int | None = None
+    image_input: int | None = None
+    audio_output: int | None = None
+    image_output: int | None = None
+    tiers: tuple[tuple[int, Price], ...] = ()
+    services: tuple[tuple[str, Price], ...] = ()
+
+
+PRICE_SCOPES = ("deployment", "provider", "team", "key")
+
+
+class PriceOverride(msgspec.Struct, frozen=True, kw_only=True):
+    """A price that differs from what is published, for those whom it matches.
+
+    `match` of the scope deployment is `provider/upstream model`. Either a multiplier in millionths,
+    or `lines`: fields of `Price`. Times are epoch milliseconds; it ends before `ends_at`.
+    """
+
+    id: str
+    scope: str
+    match: str
+    model: str = "*"
+    multiplier_ppm: int | None = None
+    lines: dict[str, int] | None = None
+    starts_at: int = 0
+    ends_at: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what says nothing or makes no sense; ValueError."""
+        if self.scope not in PRICE_SCOPES:
+            raise ValueError(f"scope must be one of {', '.join(PRICE_SCOPES)}")
+        if not self.match:
+            raise ValueError("match must not be empty")
+        if (self.multiplier_ppm is None) == (self.lines is None):
+            raise ValueError("either a multiplier or a table of prices")
+        for name, value in (self.lines or {}).items():
+            if name not in PRICE_LINES:
+                raise ValueError(f"{name} is no price: there are {', '.join(PRICE_LINES)}")
+            if not 0 <= value < 2**62:
+                raise ValueError(f"{name} must not be negative")
+        if self.multiplier_ppm is not None and not 0 <= self.multiplier_ppm <= 10**9:
+            raise ValueError("the multiplier must be between 0 and 1,000")
+        if self.ends_at is not None and self.ends_at <= self.starts_at:
+            raise ValueError("it ends before it starts")
+
+
+PRICE_LINES = tuple(name for name in Price.__struct_fields__ if name not in {"tiers", "services"})
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -155,6 +214,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     weight: int = 1
     price: Price | None = None
+    max_output: int | None = None
+    """Tokens of its longest answer, None when nobody knows."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

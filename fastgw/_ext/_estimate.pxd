@@ -57,3 +57,6 @@ cdef class Family:
     cdef int bucket_above(self, unsigned int part) noexcept
     cpdef long long correct(self, long long estimated) noexcept
     cpdef long long expect(self, long long estimated) noexcept
+
+# `pictures` without objects.
+cdef long long picture_tokens(const unsigned char *at, Py_ssize_t size) noexcept

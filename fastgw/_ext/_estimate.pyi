@@ -8,6 +8,9 @@ def text(data: bytes) -> int:
 def prompt(body: bytes) -> int:
     """Estimate the prompt tokens of a JSON request body by the rules of OpenAI's models."""
 
+def pictures(body: bytes) -> int:
+    """Give the most tokens that the pictures in a JSON request body may count."""
+
 class Family:
     """How one model family counts: what requests cost it, how far estimates have been off."""
 

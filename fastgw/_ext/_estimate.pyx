@@ -20,6 +20,9 @@ from fastgw._ext._scan cimport (
 
 from fastgw._ext import weights
 
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *hay, size_t hay_size, const void *needle, size_t size)
+
 cdef extern from *:
     """
     typedef struct { size_t high, space, lower; } fgw_mix;
@@ -449,8 +452,31 @@ cdef Rates rates_of(given) except *:
     return rates
 
 
+cdef long long picture_tokens(const unsigned char *at, Py_ssize_t size) noexcept:
+    """`pictures` without objects."""
+    cdef const unsigned char *end = at + size
+    cdef long long found = 0
+    while True:
+        at = <const unsigned char *>memmem(at, end - at, b'"image', 6)
+        if at == NULL:
+            return found * PER_PICTURE
+        at += 6
+        if end - at >= 5 and memcmp(at, b'_url"', 5) == 0:
+            at = skip_space(at + 5, end)
+            found += at < end and at[0] == c':'
+        elif at < end and at[0] == c'"':
+            at = skip_space(at + 1, end)
+            found += at == end or at[0] != c':'
+
+
+def pictures(bytes body not None):
+    """Give the most tokens that the pictures in a JSON request body may count."""
+    return picture_tokens(body, len(body))
+
+
 # -- correction ---------------------------------------------------------------------------------
 
+cdef long long PER_PICTURE = weights.PER_PICTURE
 cdef long long RATIO[RATIOS]
 cdef long long WHOLE = weights.RATIO_WHOLE
 cdef unsigned int RATIO_MOST = weights.RATIO_MOST

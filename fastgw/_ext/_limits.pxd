@@ -139,6 +139,9 @@ cdef class Meter:
     cdef void correct(
         self, long long at, long long now, long long taken, long long used
     ) noexcept
+    # The same for what a reservation of `at` takes later.
+    cdef bint fits_later(self, long long at, long long now, long long amount) noexcept
+    cdef void take_later(self, long long at, long long now, long long amount) noexcept
     cpdef long long remaining(self, long long now) noexcept
     cpdef long long reset_us(self, long long now) noexcept
     cpdef long long retry_us(self, long long now, long long amount) noexcept
@@ -186,7 +189,10 @@ cdef class Budget(Meter):
     cdef public bint hard
     cdef public bint loaded  # whether what was spent before is known
     cdef readonly long long reserved
+    cdef readonly long long spent_before  # in the period before, late settlements included
     cdef long long used
+    cdef long long reserved_before
+    cdef long long start_before
     cdef int kind
     cdef long long start
     cdef long long end
@@ -209,8 +215,12 @@ cdef class Guard:
     cpdef bytes fields(self, long long now)
     cdef long long latest(self, long long now) noexcept
     cdef long long reset_us(self, int metric, long long amount, long long now) noexcept
+    cdef bint extend(self, Reservation held, long long now, long long tokens, long long nano)
     cdef void close(
         self, Reservation held, long long now, long long requests, long long tokens, long long nano
+    ) noexcept
+    cdef void correct_tokens(
+        self, Meter meter, Reservation held, long long now, long long used
     ) noexcept
 
 
@@ -224,7 +234,10 @@ cdef class Reservation:
     cdef readonly long long nano
     cdef readonly bint open
     cdef unsigned long long forgone
+    cdef list later  # (when, tokens) of each extension; None: there was none
 
+    cdef bint lets_go(self, Py_ssize_t index) noexcept
+    cpdef bint extend(self, long long now, long long tokens, long long nano)
     cpdef void settle(self, long long now, long long tokens, long long nano) noexcept
     cpdef void release(self, long long now) noexcept
     cpdef void forgo(self, Py_ssize_t index, long long now) noexcept
@@ -235,16 +248,69 @@ cdef struct Amounts:
     long long nano
 
 
+cdef enum:
+    LENGTHS = 64
+    STEPS = 8
+
+
+@cython.final
+cdef class Lengths:
+    """How long a model's answers are, learnt from what providers report."""
+
+    cdef unsigned int counts[LENGTHS]
+    cdef unsigned int total
+    cdef readonly long long slice
+
+    cpdef void observe(self, long long tokens) noexcept
+
+
 @cython.final
 cdef class Tariff:
     """What a request to one model may use at most, and what that may cost."""
 
     cdef readonly Family family
+    cdef readonly Family answers
+    cdef readonly Lengths lengths
     cdef readonly long long input_pico
     cdef readonly long long output_pico
     cdef readonly long long request_pico
     cdef readonly long long max_output
+    # Prices of prompts above so many tokens, in rising order; the first hold for all others.
+    cdef int steps
+    cdef long long above[STEPS]
+    cdef long long input_at[STEPS]
+    cdef long long output_at[STEPS]
 
+    cdef int step_of(self, long long prompt) noexcept
+    cdef long long most_output(self, long long most) noexcept
+    cpdef long long reserved_output(self, long long most, long long choices, bint stream) noexcept
     cdef Amounts bound(
-        self, long long estimated, long long size, long long most, long long choices, bint stream
+        self,
+        long long estimated,
+        long long beside,
+        long long size,
+        long long most,
+        long long choices,
+        bint stream,
     ) noexcept
+    cpdef void learn_answer(
+        self, long long counted, long long output, long long reasoning, long long choices
+    ) noexcept
+
+
+@cython.final
+cdef class Slices:
+    """How far what a stream has reserved reaches, and more of it before it is used up."""
+
+    cdef readonly Reservation held
+    cdef readonly Tariff tariff
+    cdef readonly long long covered
+    cdef readonly long long line
+    cdef readonly bint cut
+    cdef long long most
+    cdef long long output_pico
+    cdef readonly long long choices
+
+    cpdef bint go_on(self, long long now, long long delivered)
+    cdef long long reach(self, long long tokens) noexcept
+    cdef void draw_line(self) noexcept

@@ -79,6 +79,10 @@ class Budget(Meter):
     def reserved(self) -> int:
         """What open reservations hold."""
 
+    @property
+    def spent_before(self) -> int:
+        """What was settled in the period before, late settlements included."""
+
     def starts_us(self, now: int, /) -> int:
         """Give when the period began, in epoch microseconds."""
 
@@ -138,6 +142,12 @@ class Reservation:
     def open(self) -> bool:
         """Whether it holds anything still."""
 
+    def extend(self, now: int, tokens: int, nano: int, /) -> bool:
+        """Take so much more from every meter of tokens and money, or from none: then it is False.
+
+        Money counts in the period the reservation was made in, whenever it is extended.
+        """
+
     def settle(self, now: int, tokens: int, nano: int, /) -> None:
         """Say what was used. Once: what comes later does nothing."""
 
@@ -147,12 +157,31 @@ class Reservation:
     def forgo(self, index: int, now: int, /) -> None:
         """Give back what was taken from one meter of the guard, which turned out not to apply."""
 
+class Lengths:
+    """How long a model's answers are, learnt from what providers report."""
+
+    def __init__(self) -> None: ...
+    @property
+    def slice(self) -> int:
+        """Tokens that 99 of 100 answers do not exceed."""
+
+    def observe(self, tokens: int, /) -> None:
+        """Learn from one answer."""
+
 class Tariff:
     """What a request to one model may use at most, and what that may cost."""
 
     @property
     def family(self) -> Family:
-        """Corrects the estimates."""
+        """Corrects the estimates of prompts."""
+
+    @property
+    def answers(self) -> Family:
+        """Corrects what is counted of answers as they pass."""
+
+    @property
+    def lengths(self) -> Lengths:
+        """Says how much of an answer is reserved at a time."""
 
     @property
     def input_pico(self) -> int:
@@ -177,12 +206,59 @@ class Tariff:
         output_pico: int = 0,
         request_pico: int = 0,
         max_output: int = -1,
-    ) -> None: ...
-    def amounts(
-        self, estimated: int, size: int, most: int, choices: int, stream: bool, /
-    ) -> tuple[int, int]:
-        """Give (tokens, nano-dollars) to reserve for a request.
+        answers: Family | None = None,
+        lengths: Lengths | None = None,
+        tiers: tuple[tuple[int, int, int], ...] = (),
+    ) -> None:
+        """`tiers`: what input and output cost of prompts above so many tokens, in rising order."""
 
-        `estimated` is the estimator's count of the prompt, `size` the body's bytes, `most` the
-        maximum the client asked for or -1, `choices` how many answers it wants.
+    def amounts(
+        self, estimated: int, beside: int, size: int, most: int, choices: int, stream: bool, /
+    ) -> tuple[int, int]:
+        """Give (tokens, nano-dollars) to reserve for a request; of a stream its first slice.
+
+        `estimated` is the estimator's count of the prompt, `beside` the most its pictures and the
+        like may count, `size` the body's bytes, `most` the maximum the client asked for or -1,
+        `choices` how many answers it wants.
+        """
+
+    def reserved_output(self, most: int, choices: int, stream: bool) -> int:
+        """Give the tokens of all answers that are reserved at first."""
+
+    def learn_answer(self, counted: int, output: int, reasoning: int, choices: int, /) -> None:
+        """Learn from a stream: what was counted as it passed, what the provider reported."""
+
+class Slices:
+    """How far what a stream has reserved reaches, and more of it before it is used up."""
+
+    def __init__(self, held: Reservation, tariff: Tariff, most: int, choices: int) -> None: ...
+    @property
+    def held(self) -> Reservation:
+        """What is extended."""
+
+    @property
+    def tariff(self) -> Tariff:
+        """What it costs."""
+
+    @property
+    def choices(self) -> int:
+        """How many answers it carries."""
+
+    @property
+    def covered(self) -> int:
+        """Tokens of the answer that are reserved."""
+
+    @property
+    def line(self) -> int:
+        """Tokens the tap may count before more must be reserved."""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the stream had to end for want of room."""
+
+    def go_on(self, now: int, delivered: int, /) -> bool:
+        """Tell whether a stream may go on of which so much has passed, as the tap counts it.
+
+        At the line another slice is reserved. Without room for one the stream goes on to the end
+        of what it has, and is asked again on the way; False: it has come there.
         """

@@ -13,6 +13,8 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw._ext._estimate cimport Family
 
+from fastgw._ext.weights import length_classes
+
 cdef extern from "<time.h>" nogil:
     const int CLOCK_BOOTTIME
 
@@ -23,7 +25,14 @@ cdef enum:
     TOTAL = 3
 
 cdef enum:
-    SLICE = 2048  # output tokens a stream reserves when nobody says how long it gets
+    SLICE = 2048  # output tokens a stream reserves while nobody knows how long answers get
+    SHORTEST_SLICE = 256
+    LONGEST_SLICE = 16384
+    LEAST_ANSWERS = 256  # seen before a slice is what they say
+    MOST_ANSWERS = 4096  # past that all counts are halved, so that old ones fade
+    UNKNOWN_CEILING = 16384  # a whole answer of a model whose longest answer nobody knows
+    MARGIN = 64  # tokens before the end of a slice at which the next is reserved
+    LAST = 16  # and at which a stream ends that gets none
 
 cdef dict KINDS = {"day": DAY, "week": WEEK, "month": MONTH, "total": TOTAL}
 cdef dict METRICS = {"requests": REQUESTS, "tokens": TOKENS}
@@ -69,6 +78,12 @@ cdef class Meter:
         self, long long at, long long now, long long taken, long long used
     ) noexcept:
         pass
+
+    cdef bint fits_later(self, long long at, long long now, long long amount) noexcept:
+        return self.fits(now, amount)
+
+    cdef void take_later(self, long long at, long long now, long long amount) noexcept:
+        self.take(now, amount)
 
     cpdef long long remaining(self, long long now) noexcept:
         """Give how much is left."""
@@ -316,6 +331,7 @@ cdef class Budget(Meter):
         self.kind = KINDS[period]
         self.hard = hard
         self.end = FOREVER if self.kind == TOTAL else 0
+        self.start_before = FOREVER
 
     @property
     def spent(self):
@@ -336,6 +352,9 @@ cdef class Budget(Meter):
         if now < self.end:
             return
         if self.end:  # what is still reserved belongs to the period that is over
+            self.start_before = self.start
+            self.spent_before = self.used
+            self.reserved_before = self.reserved
             self.used = self.reserved = 0
         day = now // DAY_US
         if self.kind == WEEK:  # 1970-01-01 was a Thursday
@@ -362,6 +381,30 @@ cdef class Budget(Meter):
         if at >= self.start:
             self.reserved -= taken
             self.used = self.used + used if used < FOREVER - self.used else FOREVER
+        elif at >= self.start_before:
+            self.reserved_before -= taken
+            if used < FOREVER - self.spent_before:
+                self.spent_before += used
+            else:
+                self.spent_before = FOREVER
+
+    cdef bint fits_later(self, long long at, long long now, long long amount) noexcept:
+        # An exchange counts in the period it began in, all of it.
+        self.latest = now
+        self.roll(now)
+        if not self.hard:
+            return True
+        if at >= self.start:
+            return amount <= self.limit - self.used - self.reserved
+        if at >= self.start_before:
+            return amount <= self.limit - self.spent_before - self.reserved_before
+        return False
+
+    cdef void take_later(self, long long at, long long now, long long amount) noexcept:
+        if at >= self.start:
+            self.reserved += amount
+        elif at >= self.start_before:
+            self.reserved_before += amount
 
     cpdef long long remaining(self, long long now) noexcept:
         """Give what may still be reserved."""
@@ -514,15 +557,54 @@ cdef class Guard:
             longest = later(longest, wait)
         return longest
 
+    cdef bint extend(self, Reservation held, long long now, long long tokens, long long nano):
+        cdef Py_ssize_t index
+        cdef Meter meter
+        cdef bint taking
+        now = self.latest(now)
+        for taking in range(2):
+            for index in range(self.count):
+                meter = meter_at(self.meters, index)
+                if meter.metric < TOKENS or meter.metric == CONCURRENT or held.lets_go(index):
+                    continue
+                amount = tokens if meter.metric == TOKENS else nano
+                if taking:
+                    meter.take_later(held.at_us, now, amount)
+                elif not meter.fits_later(held.at_us, now, amount):
+                    return False
+        if held.later is None:
+            held.later = []
+        held.later.append((now, tokens))
+        held.tokens += tokens
+        held.nano += nano
+        return True
+
+    cdef void correct_tokens(
+        self, Meter meter, Reservation held, long long now, long long used
+    ) noexcept:
+        """Correct what was taken at several times; what was not needed is what was taken last."""
+        cdef long long at, tokens, part, before = held.tokens
+        cdef Py_ssize_t index
+        for index in range(len(held.later) - 1, -1, -1):
+            at, tokens = held.later[index]
+            before -= tokens
+            part = min(later(used - before, 0), tokens)
+            used -= part
+            meter.correct(at, now, tokens, part)
+        meter.correct(held.at_us, now, before, used)
+
     cdef void close(
         self, Reservation held, long long now, long long requests, long long tokens, long long nano
     ) noexcept:
         cdef Py_ssize_t index
         cdef Meter meter
         for index in range(self.count):
-            if index < 64 and held.forgone >> index & 1:
+            if held.lets_go(index):
                 continue
             meter = meter_at(self.meters, index)
+            if meter.metric == TOKENS and held.later is not None:
+                self.correct_tokens(meter, held, now, tokens)
+                continue
             meter.correct(
                 held.at_us,
                 now,
@@ -542,6 +624,18 @@ cdef class Reservation:
         if self.open:  # nobody said what was used: what was reserved counts as used
             self.open = False
             self.guard.close(self, self.at_us, 1, self.tokens, self.nano)
+
+    cdef bint lets_go(self, Py_ssize_t index) noexcept:
+        return index < 64 and self.forgone >> index & 1
+
+    cpdef bint extend(self, long long now, long long tokens, long long nano):
+        """Take so much more from every meter of tokens and money, or from none: then it is False.
+
+        Money counts in the period the reservation was made in, whenever it is extended.
+        """
+        if not self.open:
+            return False
+        return self.guard.extend(self, now, later(tokens, 0), later(nano, 0))
 
     cpdef void settle(self, long long now, long long tokens, long long nano) noexcept:
         """Say what was used. Once: what comes later does nothing."""
@@ -564,6 +658,9 @@ cdef class Reservation:
             return
         self.forgone |= <unsigned long long>1 << index
         meter = meter_at(self.guard.meters, index)
+        if meter.metric == TOKENS and self.later is not None:
+            self.guard.correct_tokens(meter, self, now, 0)
+            return
         meter.correct(self.at_us, now, share(meter.metric, 1, self.tokens, 1, self.nano), 0)
 
 
@@ -641,6 +738,53 @@ cdef Py_ssize_t put_lines(
 
 # -- amounts ------------------------------------------------------------------------------------
 
+cdef long long CLASSES[LENGTHS]  # upper ends of the classes of lengths: 16 to 880,000
+
+
+cdef int fill_classes() except -1:
+    cdef int index
+    for index, tokens in enumerate(length_classes()):
+        CLASSES[index] = tokens
+    return 0
+
+
+fill_classes()
+
+
+@cython.final
+cdef class Lengths:
+    def __cinit__(self):
+        memset(self.counts, 0, sizeof(self.counts))
+        self.slice = SLICE
+
+    cpdef void observe(self, long long tokens) noexcept:
+        """Learn from one answer; the slice is what 99 of 100 do not exceed."""
+        cdef int index = 0
+        cdef unsigned int above = 0
+        if tokens < 1:
+            return
+        while index < LENGTHS - 1 and CLASSES[index] < tokens:
+            index += 1
+        self.counts[index] += 1
+        self.total += 1
+        if self.total > MOST_ANSWERS:
+            self.total = 0
+            for index in range(LENGTHS):
+                self.counts[index] //= 2
+                self.total += self.counts[index]
+        if self.total < LEAST_ANSWERS:
+            return
+        index = LENGTHS - 1
+        while above + self.counts[index] <= self.total // 100:
+            above += self.counts[index]
+            index -= 1
+        self.slice = min(later(CLASSES[index], SHORTEST_SLICE), LONGEST_SLICE)
+
+
+cdef inline long long many(long long tokens, long long choices) noexcept:
+    return min(tokens, 1 << 40) * min(later(choices, 1), 1 << 16)
+
+
 @cython.final
 cdef class Tariff:
     def __init__(
@@ -650,39 +794,150 @@ cdef class Tariff:
         long long output_pico=0,
         long long request_pico=0,
         long long max_output=-1,
+        Family answers=None,
+        Lengths lengths=None,
+        tuple tiers=(),
     ):
+        cdef int step
+        if len(tiers) >= STEPS:
+            raise ValueError("seven tiers at most")
         self.family = family
+        self.answers = answers if answers is not None else Family()
+        self.lengths = lengths if lengths is not None else Lengths()
         self.input_pico = input_pico
         self.output_pico = output_pico
         self.request_pico = request_pico
         self.max_output = max_output
+        self.steps = 1 + len(tiers)
+        tiers = ((0, input_pico, output_pico), *tiers)
+        for step, (above, dearer_in, dearer_out) in enumerate(tiers):
+            self.above[step] = above
+            self.input_at[step] = dearer_in
+            self.output_at[step] = dearer_out
+
+    cdef int step_of(self, long long prompt) noexcept:
+        """Give which prices a prompt of so many tokens has."""
+        cdef int step = self.steps - 1
+        while step > 0 and prompt <= self.above[step]:
+            step -= 1
+        return step
+
+    cdef long long most_output(self, long long most) noexcept:
+        """Give the longest one answer can get, -1 when nobody knows."""
+        if most >= 0 and self.max_output >= 0:
+            return min(most, self.max_output)
+        return later(most, self.max_output)
+
+    cpdef long long reserved_output(self, long long most, long long choices, bint stream) noexcept:
+        """Give the tokens of all answers that are reserved at first."""
+        cdef long long output = self.most_output(most)
+        if stream:
+            output = min(output, self.lengths.slice) if output >= 0 else self.lengths.slice
+        elif output < 0:
+            output = UNKNOWN_CEILING
+        return many(output, choices)
 
     cdef Amounts bound(
-        self, long long estimated, long long size, long long most, long long choices, bint stream
+        self,
+        long long estimated,
+        long long beside,
+        long long size,
+        long long most,
+        long long choices,
+        bint stream,
     ) noexcept:
         cdef long long prompt = min(self.family.correct(estimated), later(size, estimated))
-        cdef long long output = SLICE
+        cdef long long output = self.reserved_output(most, choices, stream)
         cdef Amounts amounts
-        if most >= 0:
-            output = most
-        elif not stream and self.max_output >= 0:
-            output = self.max_output
-        if self.max_output >= 0:
-            output = min(output, self.max_output)
-        output = min(output, 1 << 40) * min(later(choices, 1), 1 << 16)
+        cdef int step
+        prompt += min(later(beside, 0), 1 << 40)
+        step = self.step_of(prompt)
         amounts.tokens = prompt + output
         amounts.nano = nano_of(
-            prompt, self.input_pico, output, self.output_pico, self.request_pico
+            prompt, self.input_at[step], output, self.output_at[step], self.request_pico
         )
         return amounts
 
     def amounts(
-        self, long long estimated, long long size, long long most, long long choices, bint stream
+        self,
+        long long estimated,
+        long long beside,
+        long long size,
+        long long most,
+        long long choices,
+        bint stream,
     ):
-        """Give (tokens, nano-dollars) to reserve for a request.
+        """Give (tokens, nano-dollars) to reserve for a request; of a stream its first slice.
 
-        `estimated` is the estimator's count of the prompt, `size` the body's bytes, `most` the
-        maximum the client asked for or -1, `choices` how many answers it wants.
+        `estimated` is the estimator's count of the prompt, `beside` the most its pictures and the
+        like may count, `size` the body's bytes, `most` the maximum the client asked for or -1,
+        `choices` how many answers it wants.
         """
-        cdef Amounts amounts = self.bound(estimated, size, most, choices, stream)
+        cdef Amounts amounts = self.bound(estimated, beside, size, most, choices, stream)
         return amounts.tokens, amounts.nano
+
+    cpdef void learn_answer(
+        self, long long counted, long long output, long long reasoning, long long choices
+    ) noexcept:
+        """Learn from a stream: what was counted as it passed, what the provider reported."""
+        cdef long long shown = output - reasoning
+        self.lengths.observe(output // later(choices, 1))
+        # Reasoning may have passed or not: the count says which.
+        if abs(shown - counted) > abs(output - counted):
+            shown = output
+        self.answers.observe(counted, shown)
+
+
+@cython.final
+@cython.no_gc  # it holds a reservation and a tariff, which hold no such thing
+cdef class Slices:
+    def __init__(
+        self,
+        Reservation held not None,
+        Tariff tariff not None,
+        long long most,
+        long long choices,
+    ):
+        self.held = held
+        self.tariff = tariff
+        self.choices = min(later(choices, 1), 1 << 16)
+        self.most = tariff.most_output(most)
+        if self.most >= 0:
+            self.most = many(self.most, choices)
+        self.covered = tariff.reserved_output(most, choices, True)
+        self.output_pico = tariff.output_at[tariff.step_of(held.tokens - self.covered)]
+        self.draw_line()
+
+    cdef long long reach(self, long long tokens) noexcept:
+        """Give how many tokens the tap may count before there can be so many."""
+        return (later(tokens, 0) << 20) // self.tariff.answers.correct(1 << 20)
+
+    cdef void draw_line(self) noexcept:
+        if self.most >= 0 and self.covered >= self.most:
+            self.line = FOREVER  # the provider was told, or cannot
+        else:
+            self.line = self.reach(self.covered - min(MARGIN * self.choices, self.covered // 4))
+
+    cpdef bint go_on(self, long long now, long long delivered):
+        """Tell whether a stream may go on of which so much has passed, as the tap counts it.
+
+        At the line another slice is reserved. Without room for one the stream goes on to the end
+        of what it has, and is asked again on the way; False: it has come there.
+        """
+        cdef long long more, left
+        while delivered >= self.line:
+            more = many(self.tariff.lengths.slice, self.choices)
+            if self.most >= 0:
+                more = min(more, self.most - self.covered)
+            if self.held.extend(
+                now, more, nano_of(0, 0, more, self.output_pico, 0)
+            ):
+                self.covered += more
+                self.draw_line()
+                continue
+            left = self.reach(self.covered - LAST * self.choices) - delivered
+            if left <= 0:
+                self.cut = True
+                return False
+            self.line = delivered + (left + 1) // 2
+        return True

@@ -1,12 +1,16 @@
-"""Types of the compiled usage reader."""
+"""Types of the compiled usage reader; the twin says what the numbers are."""
 
-def read(payload: bytes) -> tuple[int, int, int, int, int] | None:
-    """Read a usage object; (input, output, cached, cache_write, reasoning) or None."""
+from typing import TypeAlias
 
-def read_event(payload: bytes, first: bytes | None = None) -> tuple[int, int, int, int, int] | None:
+Counts: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int]
+Tier: TypeAlias = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+Prices: TypeAlias = tuple[Tier, ...]
+
+def read(payload: bytes) -> Counts | None:
+    """Read a usage object."""
+
+def read_event(payload: bytes, first: bytes | None = None) -> Counts | None:
     """Read the usage object in an event's payload; what it leaves out stands in `first`."""
 
-def cost(
-    counts: tuple[int, int, int, int, int], prices: tuple[int, int, int, int, int, int]
-) -> int:
+def cost(counts: Counts, prices: Prices) -> int:
     """Give the cost in nano-dollars, never negative, rounded half up once a price line."""

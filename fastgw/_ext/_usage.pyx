@@ -56,6 +56,7 @@ cdef enum:
     INPUT_DETAILS
     COMPLETION_DETAILS
     OUTPUT_DETAILS
+    CREATION_DETAILS
     MEMBERS
 
 cdef enum:
@@ -64,15 +65,18 @@ cdef enum:
     IN_WRITTEN
     IN_REASONING
     IN_THINKING
+    IN_AUDIO
+    IN_IMAGES
+    IN_HOUR
     IN_ALL
 
 cdef struct Details:
     bint given
-    long long counts[4]
+    long long counts[7]
 
 cdef struct Raw:
     long long counts[10]
-    Details details[4]
+    Details details[5]
 
 cdef dict MEMBER_NAMES = {
     b"prompt_tokens": PROMPT,
@@ -89,12 +93,16 @@ cdef dict MEMBER_NAMES = {
     b"input_tokens_details": INPUT_DETAILS,
     b"completion_tokens_details": COMPLETION_DETAILS,
     b"output_tokens_details": OUTPUT_DETAILS,
+    b"cache_creation": CREATION_DETAILS,
 }
 cdef dict DETAIL_NAMES = {
     b"cached_tokens": IN_CACHED,
     b"cache_write_tokens": IN_WRITTEN,
     b"reasoning_tokens": IN_REASONING,
     b"thinking_tokens": IN_THINKING,
+    b"audio_tokens": IN_AUDIO,
+    b"image_tokens": IN_IMAGES,
+    b"ephemeral_1h_input_tokens": IN_HOUR,
 }
 cdef Names MEMBER_KEYS = compiled_names(frozenset(MEMBER_NAMES))
 cdef Names DETAIL_KEYS = compiled_names(frozenset(DETAIL_NAMES))
@@ -258,10 +266,12 @@ cdef inline const unsigned char *pass_count(
 cdef const unsigned char *pass_details(
     const unsigned char *at, const unsigned char *end, bint merging, Details *details
 ) noexcept:
-    """Read the details of one side."""
+    """Read the details of one side, or of what was written to a cache."""
+    cdef int index
     if at[0] == c'{':
         details.given = True
-        details.counts[:] = [ABSENT, ABSENT, ABSENT, ABSENT]
+        for index in range(IN_ALL):
+            details.counts[index] = ABSENT
         return pass_object(at, end, DETAIL_KEYS, NULL, details, False)
     if not (merging and at[0] == c'n'):
         details.given = False
@@ -333,7 +343,7 @@ cdef bint read_raw(
     if not merging:
         for index in range(COUNTS):
             raw.counts[index] = ABSENT
-        for index in range(4):
+        for index in range(MEMBERS - COUNTS):
             raw.details[index].given = False
     at = skip_space(at, end)
     if at == end or at[0] != c'{':
@@ -366,6 +376,7 @@ cdef int settle(Raw *raw, Tokens *tokens) noexcept nogil:
     cdef Details *outof = &raw.details[COMPLETION_DETAILS - COUNTS]
     cdef long long prompt = first_of(first_of(counts[PROMPT], counts[INPUT]), 0)
     cdef long long output = first_of(first_of(counts[COMPLETION], counts[OUTPUT]), 0)
+    cdef Details *creation = &raw.details[CREATION_DETAILS - COUNTS]
     cdef long long cached, written, reasoning
     if not (0 <= prompt <= MOST and 0 <= output <= MOST):
         return 0
@@ -395,13 +406,30 @@ cdef int settle(Raw *raw, Tokens *tokens) noexcept nogil:
     tokens.cached = min(cached, prompt)
     tokens.cache_write = min(written, prompt - tokens.cached)
     tokens.reasoning = min(reasoning, output)
+    tokens.cache_write_1h = 0
+    if creation.given:
+        tokens.cache_write_1h = min(count_of(creation.counts[IN_HOUR]), tokens.cache_write)
+    prompt -= tokens.cached + tokens.cache_write
+    tokens.audio_in = min(count_of(detail_of(into, into + 1, IN_AUDIO)), prompt)
+    tokens.image_in = min(
+        count_of(detail_of(into, into + 1, IN_IMAGES)), prompt - tokens.audio_in
+    )
+    output -= tokens.reasoning
+    tokens.audio_out = min(count_of(detail_of(outof, outof + 1, IN_AUDIO)), output)
+    tokens.image_out = min(
+        count_of(detail_of(outof, outof + 1, IN_IMAGES)), output - tokens.audio_out
+    )
     return 1
 
 
 cdef int take_counts(object counts, Tokens *tokens) except -1:
     if counts is None:
         return 0
-    tokens.input, tokens.output, tokens.cached, tokens.cache_write, tokens.reasoning = counts
+    tokens.input, tokens.output, tokens.cached, tokens.cache_write, tokens.reasoning = counts[:5]
+    (
+        tokens.cache_write_1h, tokens.audio_in, tokens.image_in, tokens.audio_out,
+        tokens.image_out,
+    ) = counts[5:]
     return 1
 
 
@@ -467,14 +495,20 @@ cdef int read_event_usage(
 
 
 cdef int take_prices(tuple prices, Prices *into) except -1:
-    """Take prices over, none negative. OverflowError for one beyond 64 bits."""
-    cdef long long taken[6]
-    cdef int index
-    if len(prices) != 6:
-        raise ValueError("six prices")
-    for index in range(6):
-        taken[index] = max(0, prices[index])
-    into[0] = Prices(taken[0], taken[1], taken[2], taken[3], taken[4], taken[5])
+    """Take prices over, none negative; OverflowError for one beyond 64 bits."""
+    cdef long long *lines
+    cdef int tier, index
+    if not 0 < len(prices) <= TIERS:
+        raise ValueError("one to eight tiers")
+    into.tiers = len(prices)
+    for tier in range(into.tiers):
+        above, *row = prices[tier]
+        if len(row) != LINES:
+            raise ValueError("eleven lines")
+        into.above[tier] = above
+        lines = <long long *>&into.lines[tier]
+        for index in range(LINES):
+            lines[index] = max(0, row[index])
     return 0
 
 
@@ -484,25 +518,48 @@ cdef inline long long between(long long value, long long most) noexcept nogil:
 
 cdef long long cost_of(const Tokens *tokens, const Prices *prices) noexcept nogil:
     """Give the cost in nano-dollars; parts are clamped to their whole."""
-    cdef long long whole_in = max(tokens.input, 0)
-    cdef long long whole_out = max(tokens.output, 0)
-    cdef long long cached = between(tokens.cached, whole_in)
-    cdef long long written = between(tokens.cache_write, whole_in - cached)
-    cdef long long reasoning = between(tokens.reasoning, whole_out)
-    cdef long long total = add_line(whole_in - cached - written, prices.input, 0)
-    total = add_line(cached, prices.cached, total)
-    total = add_line(written, prices.cache_write, total)
-    total = add_line(whole_out - reasoning, prices.output, total)
-    total = add_line(reasoning, prices.reasoning, total)
-    return add_line(1, prices.per_request, total)
+    cdef long long rest = max(tokens.input, 0)
+    cdef int tier = prices.tiers - 1
+    while tier > 0 and rest <= prices.above[tier]:
+        tier -= 1
+    cdef const Lines *lines = &prices.lines[tier]
+    cdef long long part = between(tokens.cached, rest)
+    cdef long long total = add_line(part, lines.cached, 0)
+    rest -= part
+    part = between(tokens.cache_write, rest)
+    rest -= part
+    cdef long long hour = between(tokens.cache_write_1h, part)
+    total = add_line(part - hour, lines.cache_write, total)
+    total = add_line(hour, lines.cache_write_1h, total)
+    part = between(tokens.audio_in, rest)
+    rest -= part
+    total = add_line(part, lines.audio_in, total)
+    part = between(tokens.image_in, rest)
+    total = add_line(part, lines.image_in, total)
+    total = add_line(rest - part, lines.input, total)
+    rest = max(tokens.output, 0)
+    part = between(tokens.reasoning, rest)
+    rest -= part
+    total = add_line(part, lines.reasoning, total)
+    part = between(tokens.audio_out, rest)
+    rest -= part
+    total = add_line(part, lines.audio_out, total)
+    part = between(tokens.image_out, rest)
+    total = add_line(part, lines.image_out, total)
+    total = add_line(rest - part, lines.output, total)
+    return add_line(1, lines.per_request, total)
 
 
 cdef inline tuple counts_of(const Tokens *tokens):
-    return (tokens.input, tokens.output, tokens.cached, tokens.cache_write, tokens.reasoning)
+    return (
+        tokens.input, tokens.output, tokens.cached, tokens.cache_write, tokens.reasoning,
+        tokens.cache_write_1h, tokens.audio_in, tokens.image_in, tokens.audio_out,
+        tokens.image_out,
+    )
 
 
 def read(bytes payload not None):
-    """Read a usage object; (input, output, cached, cache_write, reasoning) or None."""
+    """Read a usage object; counts as the twin says, or None."""
     cdef Tokens tokens
     if not read_usage(payload, len(payload), &tokens):
         return None
@@ -529,6 +586,6 @@ def cost(tuple counts not None, tuple prices not None):
     try:
         take_counts(counts, &tokens)
         take_prices(prices, &known)
-    except OverflowError:
+    except (OverflowError, ValueError):
         return pure.cost(counts, prices)
     return cost_of(&tokens, &known)

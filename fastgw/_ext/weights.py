@@ -158,6 +158,9 @@ class Overheads(NamedTuple):
 
 PER_NUMBER = 100
 """An input may be an array of token ids."""
+PER_PICTURE = 5_000
+"""Tokens a picture counts at most: Anthropic's guide says 4,784 of the largest its newest models
+take, OpenAI's 3,779 (1,536 patches of a small model), Google's 258 a tile."""
 SCHEMA_DEPTH = 4
 """The schema itself lies this deep: {"response_format": {"json_schema": {"schema": {...}}}}."""
 MESSAGE_DEPTH = 3
@@ -180,3 +183,10 @@ RATIO_MOST = 4_096
 """Prompts counted; past that all counts are halved, so that old ones fade."""
 RATIO_RANGE = 1 << 40
 """Tokens; a report above is not believed."""
+
+# -- lengths of answers -------------------------------------------------------------------------
+
+
+def length_classes() -> tuple[int, ...]:
+    """Give the upper ends of the classes that lengths of answers are counted in: 4 an octave."""
+    return tuple(int(16 * 2 ** (step / 4)) for step in range(64))

@@ -6,6 +6,8 @@ section are in `checks`, since only there an error can be given the line it stan
 
 from __future__ import annotations
 
+from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -17,6 +19,7 @@ from fastgw.config.values import (
     BaseURL,
     Count,
     DatabaseURL,
+    Dollars,
     HeaderName,
     HeaderValue,
     Listen,
@@ -36,7 +39,7 @@ from fastgw.config.values import (
     at_least,
     number,
 )
-from fastgw.domain import Secret
+from fastgw.domain import PRICE_LINES, Secret
 
 LITELLM_PRICES = (
     "https://raw.githubusercontent.com/BerriAI/litellm/main/model_prices_and_context_window.json"
@@ -261,6 +264,12 @@ class Budgets(Section):
     unpriced: Literal["refuse", "flat", "allow"] = Field(
         "refuse", description="models without a price where a budget matches"
     )
+    flat_usd: Dollars = Field(
+        Decimal("0.01"), description="what a request to such a model counts under `flat`"
+    )
+    tool_fees_usd: dict[Name, Dollars] = Field(
+        {}, description="type of a server tool, `*` a wildcard: a request that offers it costs that"
+    )
 
 
 class Breaker(Section):
@@ -388,6 +397,38 @@ class Alias(Section):
     billing_key_id: Name | None = Field(None, description="key that its spend is booked to")
 
 
+class PriceOverride(Section):
+    """A price that differs from what is published, from a date on."""
+
+    scope: Literal["deployment", "provider", "team", "key"] = Field(
+        description="deployment, provider, team or key"
+    )
+    match: Name = Field(description="its name or id; of a deployment `provider/upstream model`")
+    model: Name = Field("*", description="public or upstream model, `*` is a wildcard")
+    multiplier: Annotated[Dollars, Field(le=1000)] | None = Field(
+        None, description="times the published price"
+    )
+    usd_per_mtok: dict[Name, Dollars] = Field(
+        {}, description="dollars a million tokens by line: input, output, cached, cache_write, ..."
+    )
+    usd_per_request: Dollars | None = Field(None, description="a flat fee")
+    starts: datetime | None = Field(None, description="from then on; UTC unless it says otherwise")
+    ends: datetime | None = Field(None, description="until then")
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        table = self.usd_per_mtok or self.usd_per_request is not None
+        if (self.multiplier is None) == (not table):
+            raise ValueError("either a multiplier or a table of prices")
+        lines = {*PRICE_LINES} - {"per_request"}
+        for name in self.usd_per_mtok:
+            if name not in lines:
+                raise ValueError(f"{name} is no price line: there are {', '.join(sorted(lines))}")
+        if self.starts is not None and self.ends is not None and self.ends <= self.starts:
+            raise ValueError("it ends before it starts")
+        return self
+
+
 class Settings(Section):
     """The whole configuration."""
 
@@ -414,6 +455,9 @@ class Settings(Section):
     providers: tuple[Provider, ...] = Field((), description="accounts with providers")
     models: tuple[Model, ...] = Field((), description="public models; more are in the database")
     aliases: tuple[Alias, ...] = Field((), description="other names for models")
+    prices: tuple[PriceOverride, ...] = Field(
+        (), description="prices that differ from what is published; more are in the database"
+    )
 
     def to_json(self) -> bytes:
         """Give everything, secrets included, for the hand-over to a worker process by pipe."""

@@ -57,6 +57,12 @@ models:
 aliases:
 #  - {name: best, model: smart, tags: {}, billing_key_id: null}
 """,
+    "prices": """\
+# Prices that differ from what is published: of a deployment, provider, team or key, from a date on.
+prices:
+#  - {scope: provider, match: eu-azure, model: "*", multiplier: 1.1, starts: 2026-12-01}
+#  - {scope: key, match: key_1, model: small, usd_per_mtok: {input: 0.5, output: 2}}
+""",
     "limits": """\
 # Limits that apply where no other rule matches. scope: key, user, team, org, model, provider,
 # global, tag:NAME; metric: requests, tokens, concurrent; algorithm: sliding_window, token_bucket.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -144,6 +145,7 @@ YEAR_S = 31_536_000
 number = BeforeValidator(_no_bool)
 Count = Annotated[int, number, Field(ge=0, le=2**53)]
 Positive = Annotated[int, number, Field(ge=1, le=2**53)]
+Dollars = Annotated[Decimal, number, Field(ge=0, le=10**9, max_digits=30, allow_inf_nan=False)]
 Seconds = Annotated[float, number, Field(ge=0, le=YEAR_S, allow_inf_nan=False)]
 Timeout = Annotated[float, number, Field(gt=0, le=YEAR_S, allow_inf_nan=False)]
 Share = Annotated[float, number, Field(ge=0, le=1, allow_inf_nan=False)]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fastgw import catalog
 from fastgw._ext import limits
 from fastgw._ext.killpoints import reach
+from fastgw.catalog.cost import in_service
 from fastgw.domain import Usage, UsageRecord
 from fastgw.errors import ClientGone, StoreUnavailable
-from fastgw.flow.context import Context
 from fastgw.flow.exchange import Counted, Exchange
 from fastgw.flow.ledger import write_close, write_open
+from fastgw.flow.limits import note_cut
+
+if TYPE_CHECKING:
+    from fastgw.flow.context import Context
 
 _NOTHING = Usage()
 
@@ -66,15 +71,18 @@ def count(exchange: Exchange) -> None:
     """
     usage, exchange.usage_source = _usage(exchange)
     exchange.usage = usage
-    if exchange.usage_source == "reported" and exchange.family is not None:
+    if exchange.usage_source == "reported" and exchange.family is not None and not exchange.beside:
         exchange.family.observe(exchange.prompt_estimate, usage.input_tokens)
     deployment = exchange.deployment
+    price = in_service(deployment.price, exchange.service) if deployment is not None else None
     if exchange.free:
         exchange.cost_nano = 0
-    elif deployment is not None and deployment.price is not None:
-        exchange.cost_nano = catalog.cost(usage, deployment.price)
+    elif price is not None:
+        exchange.cost_nano = catalog.cost(usage, price)
     elif usage is not _NOTHING:
         exchange.cost_nano = exchange.flat_nano
+    if exchange.fee_nano and usage is not _NOTHING:
+        exchange.cost_nano = (exchange.cost_nano or 0) + exchange.fee_nano
     if exchange.reservation is not None:
         if reach is not None:
             reach("before_release")
@@ -95,6 +103,21 @@ def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
         if not meter.rule.concerns(meter.value, exchange.asked):
             reservation.forgo(index, now)
     reservation.settle(now, usage.input_tokens + usage.output_tokens, exchange.cost_nano or 0)
+    translator = exchange.translator
+    slices, tariff = exchange.slices, exchange.tariff
+    if (
+        slices is not None
+        and tariff is not None
+        and translator is not None
+        and exchange.usage_source == "reported"
+        and exchange.error is None
+    ):
+        tariff.learn_answer(
+            translator.delivered_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+            exchange.choices,
+        )
 
 
 def _usage(exchange: Exchange) -> tuple[Usage, str]:
@@ -119,7 +142,8 @@ def _usage(exchange: Exchange) -> tuple[Usage, str]:
     if answer is None:
         answer = translator.delivered().tokens
     usage = msgspec.structs.replace(prompt, output_tokens=answer, reasoning_tokens=0)
-    return usage, "estimated" if exchange.error is None else "partial"
+    broken = exchange.error is not None or is_cut(exchange)
+    return usage, "partial" if broken else "estimated"
 
 
 def is_uncounted(exchange: Exchange) -> bool:
@@ -133,6 +157,11 @@ def is_uncounted(exchange: Exchange) -> bool:
         and exchange.first_content != 0
         and translator.usage() is None
     )
+
+
+def is_cut(exchange: Exchange) -> bool:
+    """Tell whether a stream was ended for want of room."""
+    return exchange.slices is not None and exchange.slices.cut
 
 
 def account(exchange: Exchange, context: Context) -> None:
@@ -166,6 +195,8 @@ def finish(exchange: Exchange, context: Context) -> None:
     held, cost = exchange.reservation, exchange.cost_nano or 0
     if held is not None and held.guard.wants_money and cost > held.nano:
         context.metrics.overrun_nano.add(cost - held.nano)
+    if is_cut(exchange):
+        note_cut(exchange, context.metrics)
 
 
 def is_dry(exchange: Exchange) -> bool:
@@ -175,7 +206,8 @@ def is_dry(exchange: Exchange) -> bool:
 
 def make_record(exchange: Exchange) -> UsageRecord:
     """Give the record of an exchange that has ended."""
-    principal, deployment, usage = exchange.principal, exchange.deployment, exchange.usage
+    deployment, usage = exchange.deployment, exchange.usage
+    principal = exchange.payer or exchange.principal
     assert principal is not None
     assert usage is not None
     return UsageRecord(

@@ -6,9 +6,12 @@ prompt that they need is made here. `account` settles what is reserved.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
-from fastgw._ext import limits, scan
+from fastgw._ext import estimate, limits, scan
 from fastgw._ext.killpoints import reach
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
@@ -41,6 +44,14 @@ provider cannot read two different values."""
 _MAXIMA = (b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
 _CHOICES = (b"n", b"best_of")
 _MOST_COUNT = 1 << 40
+_CLAMPED = frozenset({"chat_completions", "completions", "responses", "messages"})
+"""Endpoints whose requests can name a maximum."""
+_LEAST_CLAMP = 16
+"""Tokens; an answer that must be shorter is refused."""
+_SERVICES = frozenset({"flex", "priority"})
+"""Classes of service with prices of their own (OpenAI, `service_tier`)."""
+_CLIENT_TOOLS = frozenset({"function", "custom"})
+"""Types of tools that the client runs; the rest run at the provider's and cost."""
 _SCAN_MESSAGES = {
     "not_json": "the body is not valid JSON",
     "not_object": "the body must be one JSON object",
@@ -70,10 +81,14 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
     exchange.stamps = (context.directory.stamp, context.limiter.rules.stamp)
     model, alias = context.directory.resolve(name, exchange.pinned)
     context.directory.permit(principal, name, model)
-    exchange.model = model
+    exchange.payer = payer = context.directory.payer(principal, alias)
+    exchange.model = context.directory.overrides.in_force(model, payer, exchange.created_at)
     exchange.tags = _tags(exchange, principal, alias, context.client_tags)
     exchange.family = context.limiter.family(model)
     exchange.prompt_estimate = exchange.family.prompt(body)
+    exchange.beside = estimate.pictures(body)
+    exchange.service = _read_service(exchange)
+    exchange.fee_nano = _fee(exchange, context.limiter.terms.tool_fees)
     return _reserve(exchange, context)
 
 
@@ -85,7 +100,7 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     assert principal is not None
     assert model is not None
     providers = dict.fromkeys(deployment.provider.name for deployment in model.deployments)
-    guard = limiter.guard(principal, model.name, providers, exchange.tags)
+    guard = limiter.guard(principal, model.name, providers, exchange.tags, exchange.payer)
     exchange.guard = guard
     if not guard.meters:
         return None
@@ -99,14 +114,8 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     if not free and (guard.wants_tokens or guard.wants_money):
         if guard.wants_money:
             exchange.flat_nano = limiter.flat_nano
-        exchange.tariff = limiter.tariff(model, exchange.endpoint)
-        tokens, nano = exchange.tariff.amounts(
-            exchange.prompt_estimate,
-            len(exchange.body),
-            exchange.most_output,
-            exchange.choices,
-            exchange.stream,
-        )
+        exchange.tariff = limiter.tariff(model, exchange.endpoint, exchange.service)
+        tokens, nano = amounts(exchange, exchange.most_output)
     now = limits.now_us()
     if exchange.explanation is not None:
         exchange.explanation.look(guard, now, tokens, nano)
@@ -116,13 +125,80 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
                 raise refused
             return None
     exchange.reservation = guard.reserve(now, tokens, nano)
+    if exchange.reservation is None and limiter.terms.clamps:
+        clamp(exchange, now)
     if exchange.reservation is None:
         error = refusal(guard, now, tokens, nano, context.metrics)
         assert error is not None, "a guard that reserves nothing has a meter that refuses"
         raise error
+    _slice(exchange, exchange.reservation)
     if reach is not None:
         reach("after_reserve")
     return None
+
+
+def _slice(exchange: Exchange, held: limits.Reservation) -> None:
+    """Let a stream reserve as it goes."""
+    if exchange.stream and exchange.tariff is not None:
+        exchange.slices = limits.Slices(
+            held, exchange.tariff, exchange.most_output, exchange.choices
+        )
+
+
+def amounts(exchange: Exchange, most: int) -> tuple[int, int]:
+    """Give (tokens, nano-dollars) to reserve where answers have so many tokens at most."""
+    assert exchange.tariff is not None
+    tokens, nano = exchange.tariff.amounts(
+        exchange.prompt_estimate,
+        exchange.beside,
+        len(exchange.body),
+        most,
+        exchange.choices,
+        exchange.stream,
+    )
+    return tokens, nano + exchange.fee_nano
+
+
+def clamp(exchange: Exchange, now: int) -> None:
+    """Reserve for the longest answer that the budgets have room for, if that is worth asking for.
+
+    A stream needs no clamp: it reserves as it goes.
+    """
+    guard = exchange.guard
+    assert guard is not None
+    budgets = [m for m in guard.meters if isinstance(m, limits.Budget) and m.hard]
+    if exchange.stream or not budgets or exchange.endpoint not in _CLAMPED:
+        return
+    assert exchange.tariff is not None
+    room = min(budget.remaining(now) for budget in budgets)
+    longest = exchange.tariff.reserved_output(exchange.most_output, 1, False)
+    fits = bisect_right(range(longest), room, key=lambda most: amounts(exchange, most)[1]) - 1
+    if fits < _LEAST_CLAMP:
+        return
+    exchange.reservation = guard.reserve(now, *amounts(exchange, fits))
+    if exchange.reservation is not None:
+        exchange.clamp = fits
+
+
+def _read_service(exchange: Exchange) -> str:
+    """Give the class of service that is asked for, "" for the plain one."""
+    service = _read(exchange, b"service_tier")
+    return service if service in _SERVICES else ""
+
+
+def _fee(exchange: Exchange, fees: Mapping[str, int]) -> int:
+    """Give what the offered server tools cost: each type once, by the first name that matches."""
+    if not fees or b"tools" not in exchange.spans:
+        return 0
+    tools = _read(exchange, b"tools")
+    if not isinstance(tools, list):
+        return 0
+    kinds = {tool.get("type") for tool in tools if isinstance(tool, dict)}
+    fee = 0
+    for kind in kinds:
+        if isinstance(kind, str) and kind not in _CLIENT_TOOLS:
+            fee += next((nano for name, nano in fees.items() if fnmatchcase(kind, name)), 0)
+    return fee
 
 
 def _tags(

@@ -14,7 +14,10 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from fastgw import catalog
-from fastgw.domain import Alias, Deployment, Model, Price, Principal, Provider
+from fastgw.catalog import ModelFacts
+from fastgw.catalog.overrides import Overrides
+from fastgw.catalog.prices import whole, whole_of
+from fastgw.domain import Alias, Deployment, Model, Price, PriceOverride, Principal, Provider
 from fastgw.errors import ModelNotAllowed, ModelNotFound, NoDeploymentAvailable
 from fastgw.flow.stamp import Stamp
 from fastgw.providers import registry
@@ -31,6 +34,9 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     enabled: bool = True
     price: Price | None = None
+    prices: str = "{}"
+    """Further price lines by their published names, in JSON."""
+    max_output_tokens: int | None = None
     created_at: int = 0
 
 
@@ -53,6 +59,8 @@ class Directory:
         routes: Iterable[Route] = (),
         aliases: Iterable[Alias] = (),
         known: Iterable[Known] = (),
+        overrides: Iterable[PriceOverride] = (),
+        payers: Iterable[Principal] = (),
     ) -> None:
         self.providers: dict[str, Provider] = {
             provider.name: provider for provider in providers if provider.enabled
@@ -68,6 +76,9 @@ class Directory:
             self._add_listed(provider)
         self.names = frozenset([*self.models, *self.listed])
         """Names of models, without aliases."""
+        self.overrides = Overrides(overrides)
+        self.payers = {payer.key_id: payer for payer in payers}
+        """Keys that aliases book spend to."""
         self._allowed: dict[tuple[str, ...], dict[str, bool]] = {}
         self.stamp = Stamp()
         """Dies when another directory takes this one's place."""
@@ -95,6 +106,12 @@ class Directory:
         if patterns and not (self._matches(patterns, name) or self._matches(patterns, model.name)):
             raise ModelNotAllowed(f"this key may not use the model {name!r}", param="model")
 
+    def payer(self, principal: Principal, alias: Alias | None) -> Principal:
+        """Give whose budgets pay, and to whom it is booked."""
+        if alias is None or alias.billing_key_id is None:
+            return principal
+        return self.payers.get(alias.billing_key_id, principal)
+
     def visible(self, principal: Principal) -> list[Model]:
         """Give the models a key may use, by name."""
         everything = {**self.listed, **self.models}
@@ -114,10 +131,18 @@ class Directory:
         for holder in (provider.name, provider.type):
             known = self._known.get((holder, upstream_model))
             if known is not None and known.price is not None:
-                return known.price
-        catalogue = registry[provider.type].catalogue
-        facts = catalog.load().find(catalogue, upstream_model) if catalogue else None
-        return facts.price if facts is not None else None
+                return whole_of(known.price, known.prices)
+        facts = _facts(provider, upstream_model)
+        return whole(facts.price, facts.extra) if facts is not None else None
+
+    def max_output(self, name: str, provider: Provider, upstream_model: str) -> int | None:
+        """Give the tokens of the longest answer: an operator's word, else the catalogue's."""
+        for place in (("", name), (provider.name, upstream_model), (provider.type, upstream_model)):
+            known = self._known.get(place)
+            if known is not None and known.max_output_tokens is not None:
+                return known.max_output_tokens
+        facts = _facts(provider, upstream_model)
+        return facts.max_output_tokens if facts is not None else None
 
     # -- building -------------------------------------------------------------------------------
 
@@ -128,6 +153,7 @@ class Directory:
                 model=model,
                 weight=weight,
                 price=self._price_of(route.name, self.providers[provider], model),
+                max_output=self.max_output(route.name, self.providers[provider], model),
             )
             for provider, model, weight in route.deployments
             if provider in self.providers
@@ -143,7 +169,7 @@ class Directory:
         """Prefer what an operator set for the public name over what is known of the upstream's."""
         public = self._known.get(("", name))
         if public is not None and public.price is not None:
-            return public.price
+            return whole_of(public.price, public.prices)
         return self.price(provider, upstream_model)
 
     def _add_listed(self, provider: Provider) -> None:
@@ -172,7 +198,10 @@ class Directory:
             name=name,
             deployments=(
                 Deployment(
-                    provider=provider, model=model, price=self._price_of(name, provider, model)
+                    provider=provider,
+                    model=model,
+                    price=self._price_of(name, provider, model),
+                    max_output=self.max_output(name, provider, model),
                 ),
             ),
             created_at=created_at,
@@ -216,6 +245,11 @@ class Directory:
             if len(verdicts) < _MOST_VERDICTS:
                 verdicts[name] = verdict
         return verdict
+
+
+def _facts(provider: Provider, upstream_model: str) -> ModelFacts | None:
+    catalogue = registry[provider.type].catalogue
+    return catalog.load().find(catalogue, upstream_model) if catalogue else None
 
 
 def nearest(name: str, names: Iterable[str], most: int = 3) -> list[str]:

@@ -65,9 +65,11 @@ class Exchange:
     __slots__ = (
         "asked",
         "attempts",
+        "beside",
         "body",
         "candidates",
         "choices",
+        "clamp",
         "client_api",
         "closed",
         "cost_nano",
@@ -80,7 +82,9 @@ class Exchange:
         "error",
         "explanation",
         "family",
+        "fee_nano",
         "first_content",
+        "first_events",
         "flat_nano",
         "guard",
         "headers",
@@ -90,6 +94,7 @@ class Exchange:
         "last_events",
         "model",
         "most_output",
+        "payer",
         "peer",
         "pinned",
         "principal",
@@ -100,6 +105,8 @@ class Exchange:
         "requested_model",
         "reservation",
         "sent",
+        "service",
+        "slices",
         "spans",
         "stamps",
         "started",
@@ -141,6 +148,8 @@ class Exchange:
         # authenticate
         self.principal: Principal | None = None
         # admit
+        self.payer: Principal | None = None
+        """Whose budgets pay and whose spend it is; nearly always who calls."""
         self.body = b""
         self.spans: dict[bytes, tuple[int, int]] = {}
         self.requested_model = ""
@@ -150,12 +159,22 @@ class Exchange:
         self.family: estimate.Family | None = None
         """Knows what requests cost such a model, and what they have cost so far."""
         self.prompt_estimate = 0
+        self.beside = 0
+        """Tokens that its pictures count at most."""
         self.most_output = -1
         """The maximum of output tokens the client asked for, -1 when it named none."""
         self.choices = 1
+        self.service = ""
+        """The class of service asked for, if it has prices of its own: flex, priority."""
+        self.fee_nano = 0
+        """What the server tools it offers cost."""
+        self.clamp = -1
+        """The maximum of output tokens that was inserted for a budget's sake, -1 if none was."""
         self.tariff: limits.Tariff | None = None
         self.guard: limits.Guard | None = None
         self.reservation: limits.Reservation | None = None
+        self.slices: limits.Slices | None = None
+        """How far a stream may go on what is reserved."""
         self.stamps: tuple[Stamp, Stamp] | None = None
         """Of the directory and the rules that were looked at: a change since has killed them."""
         self.kept = 0
@@ -174,6 +193,8 @@ class Exchange:
         # relay
         self.sent = 0
         self.first_content = 0
+        self.first_events = b""
+        """What a stream of Responses began with: its end repeats some of it."""
         self.status = 0
         self.last_events = b""
         """What was passed on last of a stream whose events are numbered."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def who_of(exchange: Exchange, deployment: Deployment | None) -> journal.Who:
     """Give what the records of such exchanges have in common, when a deployment serves them."""
-    principal = exchange.principal
+    principal = exchange.payer or exchange.principal
     assert principal is not None
     return journal.Who(
         (

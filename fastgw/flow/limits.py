@@ -10,22 +10,25 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from fastgw import catalog
+import msgspec
+
 from fastgw._ext import estimate, limits
 from fastgw.catalog import families
-from fastgw.domain import Deployment, Model, Price, Principal, usd
+from fastgw.catalog.cost import dearest_input, dearest_output, in_service
+from fastgw.domain import Model, Price, Principal, usd
 from fastgw.errors import BudgetReserved, GatewayError, InsufficientQuota, NotAllowed, RateLimited
+from fastgw.flow.exchange import Exchange
 from fastgw.flow.rules import MONEY, Rule, Rules, facts_of
 from fastgw.metrics import Metrics
-from fastgw.providers import registry
 
 Meter = limits.Window | limits.Bucket | limits.Slots | limits.Budget
 
-FLAT_NANO = 10_000_000
-"""What a request to a model without a price counts under `budgets.unpriced: flat`: a cent."""
+TOKENS = 1
+"""The metric of meters that count tokens."""
 _MOST_NUMBER = 2**62
 _MOST_FAMILIES = 1_000
 _MOST_TARIFFS = 1_000
+_MOST_TIERS = 7
 _SILENT = frozenset({"embeddings", "moderations", "rerank"})
 """Endpoints whose answers hold no tokens."""
 _MOST_VALUES = 10_000
@@ -38,19 +41,40 @@ _UNSHARED = 2
 """References to a meter that only the table holds: the table's own and the one that asks."""
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """How budgets are enforced."""
+
+    unpriced: str = "refuse"
+    """What a budget does about a model without a price: refuse, flat or allow."""
+    flat_nano: int = 10_000_000
+    """What a request to one counts under `flat`."""
+    clamps: bool = False
+    """Whether what does not fit in full gets a maximum that does."""
+    tool_fees: Mapping[str, int] = {}
+    """Type of a server tool -> nano-dollars a request costs that offers it."""
+
+
+class Learnt:
+    """What was learnt of one model's answers: how far counts are off, how long they are."""
+
+    def __init__(self) -> None:
+        self.answers = estimate.Family()
+        self.lengths = limits.Lengths()
+
+
 class Limiter:
     """The meters of all rules, made as they are needed."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         self.rules = rules or Rules()
-        self.unpriced = "refuse"
-        """What a budget does about a model without a price: refuse, flat or allow."""
+        self.terms = Terms()
         self._meters: dict[tuple[str, str], Meter] = {}
         self._values: Counter[str] = Counter()
         """How many meters rules about chosen values have."""
         self._unswept: list[tuple[str, str]] = []
         self._families: dict[str, estimate.Family] = {}
-        self._tariffs: dict[tuple[str, bool], tuple[Model, limits.Tariff]] = {}
+        self._learnt: dict[str, Learnt] = {}
+        self._tariffs: dict[tuple[int, bool, str], tuple[Model, limits.Tariff]] = {}
 
     def __len__(self) -> int:
         return len(self._meters)
@@ -74,15 +98,23 @@ class Limiter:
             before.stamp.kill()
 
     def guard(
-        self, principal: Principal, model: str, providers: Iterable[str], tags: Mapping[str, str]
+        self,
+        principal: Principal,
+        model: str,
+        providers: Iterable[str],
+        tags: Mapping[str, str],
+        payer: Principal | None = None,
     ) -> limits.Guard:
-        """Give everything that applies to such a request."""
+        """Give everything that applies to such a request; budgets are those of who pays."""
         if not self.rules:
             return limits.Guard(())
         facts = facts_of(principal, model, providers, tags)
-        return limits.Guard(
-            tuple(self._meter(rule, value) for rule, value in self.rules.matching(facts))
-        )
+        matching = list(self.rules.matching(facts))
+        if payer is not None and payer is not principal:
+            paying = self.rules.matching(facts_of(payer, model, providers, tags))
+            matching = [pair for pair in matching if pair[0].metric != MONEY]
+            matching += [pair for pair in paying if pair[0].metric == MONEY]
+        return limits.Guard(tuple(self._meter(rule, value) for rule, value in matching))
 
     def budgets(self) -> Iterator[limits.Budget]:
         """Give the budgets that somebody has met so far."""
@@ -104,16 +136,26 @@ class Limiter:
                 del self._meters[key]
                 self._values[key[0]] -= chosen
 
-    def tariff(self, model: Model, endpoint: str) -> limits.Tariff:
-        """Give what a request to a model may use and cost at most, whichever deployment serves."""
-        key = (model.name, endpoint in _SILENT)
+    def tariff(self, model: Model, endpoint: str, service: str = "") -> limits.Tariff:
+        """Give what a request to a model may use and cost at most, whichever deployment serves.
+
+        A model that costs some keys something else is another one for each price.
+        """
+        key = (id(model), endpoint in _SILENT, service)
         found = self._tariffs.get(key)
-        if found is not None and found[0] is model:
+        if found is not None:
             return found[1]
         if len(self._tariffs) >= _MOST_TARIFFS:
             self._tariffs.clear()
-        tariff = _tariff(model, self.family(model), silent=key[1], unpriced=self.unpriced)
-        self._tariffs[key] = (model, tariff)
+        tariff = _tariff(
+            model,
+            self.family(model),
+            self._learnt_of(model.name),
+            service,
+            silent=key[1],
+            flat_nano=self.flat_nano,
+        )
+        self._tariffs[key] = (model, tariff)  # which keeps its id taken
         return tariff
 
     def family(self, model: Model) -> estimate.Family:
@@ -131,16 +173,16 @@ class Limiter:
     @property
     def flat_nano(self) -> int | None:
         """What a request to a model without a price costs where a budget applies."""
-        return FLAT_NANO if self.unpriced == "flat" else None
+        return self.terms.flat_nano if self.terms.unpriced == "flat" else None
 
-    def configure(self, unpriced: str) -> None:
-        """Set what a budget does about a model without a price."""
-        self.unpriced = unpriced
+    def configure(self, terms: Terms) -> None:
+        """Set how budgets are enforced."""
+        self.terms = terms
         self._tariffs.clear()
 
     def check_priced(self, model: Model) -> None:
         """Refuse a model without a price where a budget applies and the operator wants that."""
-        if self.unpriced == "refuse" and any(d.price is None for d in model.deployments):
+        if self.terms.unpriced == "refuse" and any(d.price is None for d in model.deployments):
             raise NotAllowed(f"a budget applies, and the model {model.name!r} has no price")
 
     def _meter(self, rule: Rule, value: str) -> Meter:
@@ -154,6 +196,11 @@ class Limiter:
             meter.rule = rule
             meter.value = value
         return meter
+
+    def _learnt_of(self, name: str) -> Learnt:
+        if name not in self._learnt and len(self._learnt) >= _MOST_FAMILIES:
+            name = ""  # clients make up names under `provider/`; these share one
+        return self._learnt.setdefault(name, Learnt())
 
 
 def _make(rule: Rule) -> Meter:
@@ -184,25 +231,54 @@ def _burst(rule: Rule) -> int:
 # -- amounts ------------------------------------------------------------------------------------
 
 
-def _tariff(model: Model, family: estimate.Family, *, silent: bool, unpriced: str) -> limits.Tariff:
+def _tariff(
+    model: Model,
+    family: estimate.Family,
+    learnt: Learnt,
+    service: str,
+    *,
+    silent: bool,
+    flat_nano: int | None,
+) -> limits.Tariff:
     """Take the dearest of each price line, and the longest answer, over all deployments."""
-    flat = Price(per_request=FLAT_NANO * 1000 if unpriced == "flat" else 0)
-    prices = [flat if d.price is None else d.price for d in model.deployments]
-    most = [0 if silent else _max_output(deployment) for deployment in model.deployments]
+    flat = Price(per_request=(flat_nano or 0) * 1000)
+    prices = [in_service(d.price, service) or flat for d in model.deployments]
+    most = [
+        0 if silent else -1 if d.max_output is None else d.max_output for d in model.deployments
+    ]
+    thresholds = sorted({above for price in prices for above, _ in price.tiers})
+    tiers = [_dearest(prices, above) for above in thresholds]
+    base = _dearest(prices, 0)
+    if len(tiers) > _MOST_TIERS:  # nobody has so many: the dearest holds for all
+        base = (0, max(t[1] for t in (base, *tiers)), max(t[2] for t in (base, *tiers)))
+        tiers = []
+    for place, tier in enumerate(tiers):  # the prompt may turn out to be shorter
+        _, into, out = tiers[place - 1] if place else base
+        tiers[place] = (tier[0], max(tier[1], into), max(tier[2], out))
     return limits.Tariff(
         family,
-        max([0, *(max(p.input, p.cached or 0, p.cache_write or 0) for p in prices)]),
-        max([0, *(max(p.output, p.reasoning or 0) for p in prices)]),
+        base[1],
+        base[2],
         max([0, *(p.per_request for p in prices)]),
         -1 if -1 in most else max(most, default=-1),
+        learnt.answers,
+        learnt.lengths,
+        tuple(tiers),
     )
 
 
-def _max_output(deployment: Deployment) -> int:
-    """Give the longest answer of the upstream model, -1 when it is not known."""
-    catalogue = registry[deployment.provider.type].catalogue
-    facts = catalog.load().find(catalogue, deployment.model) if catalogue else None
-    return -1 if facts is None or facts.max_output_tokens is None else facts.max_output_tokens
+def _dearest(prices: Iterable[Price], above: int) -> tuple[int, int, int]:
+    """Give what a token of input and of output costs at most once the prompt is above so many."""
+    reached = [_reached(price, above) for price in prices]
+    return (
+        above,
+        max([0, *map(dearest_input, reached)]),
+        max([0, *map(dearest_output, reached)]),
+    )
+
+
+def _reached(price: Price, above: int) -> Price:
+    return next((tier for at, tier in reversed(price.tiers) if at <= above), price)
 
 
 # -- refusing -----------------------------------------------------------------------------------
@@ -236,6 +312,22 @@ def refusal(
     if nano > meter.limit:
         return InsufficientQuota(f"{budget} is less than this request may cost: {usd(nano)} USD")
     return InsufficientQuota(f"{budget} is used up", retry_after=after)
+
+
+def note_cut(exchange: Exchange, metrics: Metrics) -> None:
+    """Count the limit or budget that had no room for more of a stream."""
+    slices, now = exchange.slices, limits.now_us()
+    assert slices is not None
+    held, tariff = slices.held, slices.tariff
+    tokens = tariff.lengths.slice * exchange.choices
+    for meter in held.guard.meters:
+        if isinstance(meter, limits.Budget):
+            if meter.hard and meter.remaining(now) < tokens * tariff.output_pico // 1000:
+                metrics.budget_exceeded[meter.rule.scope].add(1)
+                return
+        elif meter.metric == TOKENS and meter.remaining(now) < tokens:
+            metrics.rate_limited[meter.rule.scope].add(1)
+            return
 
 
 def _rate_limited(rule: Rule, whom: str, after: float | None, tokens: int) -> RateLimited:

@@ -66,6 +66,8 @@ cdef class Plan:
     cdef readonly Stamp rules_stamp
     cdef readonly Guard guard
     cdef readonly Tariff tariff
+    cdef readonly bint plain
+    cdef readonly object payer
     cdef readonly set peers
     cdef readonly Family family
 

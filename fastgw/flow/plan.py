@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fastgw._ext import estimate, journal, limits
-from fastgw.catalog.cost import price_lines
+from fastgw._ext import estimate, journal, limits, scan
+from fastgw.catalog.cost import Tier, price_lines
 from fastgw.errors import GatewayError, ModelNotAllowed, ModelNotFound
 from fastgw.flow.exchange import Exchange
 from fastgw.flow.ledger import who_of
@@ -44,6 +44,9 @@ MOST_PEERS = 1_000
 MOST_PRICE = 2**63
 """Pico-dollars a unit that a C integer holds."""
 
+MOST_TIERS = 8
+"""Tiers of a price that compiled code has room for."""
+
 KEYS = (b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key")
 ASIDE = (
     b"content-type",
@@ -64,6 +67,7 @@ FIELDS = (
 """Request fields the fast lane looks for; a leg names those it copies by their place here."""
 
 
+_OPTIONS = frozenset({b"stream_options"})
 _ASKED = Asked(b"", {}, "", "", stream=False, endpoint="")
 
 
@@ -101,7 +105,7 @@ class Leg:
     """Meters of the plan that are about other providers than this one."""
     signature: bytes
     priced: bool
-    prices: tuple[int, ...] | None
+    prices: tuple[Tier, ...] | None
     ready: bool
 
 
@@ -110,12 +114,15 @@ class Plan:
 
     __slots__ = (
         "client_api", "directory_stamp", "endpoint", "expires_at", "family", "guard", "key_id",
-        "key_stamp", "label_starts", "legs", "model", "numbered", "org_id", "peers", "principal",
+        "key_stamp", "label_starts", "legs", "model", "numbered", "org_id", "payer", "peers",
+        "plain", "principal",
         "requested_model", "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
     principal: Principal
+    payer: Principal
     key_id: str
+    """Of who pays, as the three that follow."""
     user_id: str | None
     team_id: str | None
     org_id: str | None
@@ -136,6 +143,8 @@ class Plan:
     guard: limits.Guard | None
     """None where no limit and no budget applies."""
     tariff: limits.Tariff | None
+    plain: bool
+    """Whether requests with server tools cost no more than others."""
     family: estimate.Family
     peers: set[str] | None
     """Client addresses that were found to be allowed; None: all are."""
@@ -293,6 +302,8 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     assert model is not None
     if principal.allowed_ips and context.proxies:
         return None  # a header says who the client is
+    if exchange.service:
+        return None  # its prices are not those of most requests
     if exchange.flat_nano is not None and any(d.price is None for d in model.deployments):
         return None
     legs = []
@@ -306,11 +317,13 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
         return None
     plan = Plan()
     plan.principal = principal
-    plan.key_id = principal.key_id
-    plan.user_id = principal.user_id
-    plan.team_id = principal.team_id
-    plan.org_id = principal.org_id
-    plan.expires_at = principal.expires_at or 0
+    plan.payer = payer = exchange.payer or principal
+    plan.key_id = payer.key_id
+    plan.user_id = payer.user_id
+    plan.team_id = payer.team_id
+    plan.org_id = payer.org_id
+    changes_at = context.directory.overrides.until(exchange.created_at)
+    plan.expires_at = min(filter(None, (principal.expires_at, changes_at)), default=0)
     plan.endpoint = exchange.endpoint
     plan.client_api = exchange.client_api
     shape = shapes(exchange.client_api, exchange.endpoint)
@@ -324,6 +337,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     guard = exchange.guard
     plan.guard = guard if guard is not None and guard.meters else None
     plan.tariff = exchange.tariff
+    plan.plain = not context.limiter.terms.tool_fees
     plan.family = context.limiter.family(model)
     plan.peers = {exchange.peer} if principal.allowed_ips else None
     plan.key_stamp = key_stamp
@@ -342,7 +356,7 @@ def make_leg(
     if relay is None or path is None:
         return None
     lines = price_lines(deployment.price) if deployment.price is not None else None
-    if lines is not None and max(lines) >= MOST_PRICE:
+    if lines is not None and (len(lines) > MOST_TIERS or max(map(max, lines)) >= MOST_PRICE):
         return None
     principal, model = exchange.principal, exchange.model
     assert principal is not None
@@ -405,6 +419,8 @@ def exchange_of(
     leg: Leg,
     *,
     reservation: limits.Reservation | None,
+    slices: limits.Slices | None,
+    first_events: bytes,
     kept: int,
     id: str,  # noqa: A002 - the contract's name
     label: str | None,
@@ -425,6 +441,7 @@ def exchange_of(
     exchange.created_at = created_at
     exchange.started, exchange.sent, exchange.first_content = times
     exchange.principal = plan.principal
+    exchange.payer = plan.payer
     exchange.requested_model = plan.requested_model
     exchange.model = plan.model
     exchange.tags = plan.tags
@@ -435,6 +452,11 @@ def exchange_of(
     exchange.guard = plan.guard
     exchange.tariff = plan.tariff
     exchange.reservation = reservation
+    exchange.slices = slices
+    exchange.first_events = first_events
+    if slices is not None:
+        exchange.choices = slices.choices
+        exchange.spans = scan.top_level(body, _OPTIONS)
     exchange.kept = kept
     exchange.asked = [leg.deployment.provider.name]
     exchange.deployment = leg.deployment

@@ -10,11 +10,15 @@ import time
 from contextlib import suppress
 from functools import cache
 
-from fastgw._ext import http1, scan
+from fastgw._ext import http1, limits, scan
 from fastgw.domain import Deployment
 from fastgw.errors import UpstreamFault, UpstreamProtocolError
+from fastgw.flow.account import count
 from fastgw.flow.exchange import Exchange
+from fastgw.providers.relay import wants_usage
 from fastgw.wire import json
+from fastgw.wire.cut import Passed
+from fastgw.wire.shapes import shapes
 
 SERVER = "fastgw"
 HELD = 256 * 1024
@@ -91,6 +95,8 @@ class Answer:
         """Whether the client's head can be sent before the answer is complete."""
         self.raw = False
         """A long answer that goes through as it comes, not event by event."""
+        self.cut = False
+        """Whether a stream has come to the end of what it could reserve, and was ended."""
         self._closes = False
 
     def head(self, head: http1.Head) -> None:
@@ -118,9 +124,13 @@ class Answer:
             translator = self._exchange.translator
             assert translator is not None
             out = translator.data(data)
-            if out is not None and not self._exchange.first_content:
-                self._exchange.first_content = time.monotonic_ns()
-            return out
+            if out is not None:
+                self._pass(out)
+            slices = self._exchange.slices
+            if slices is None or slices.go_on(limits.now_us(), translator.delivered_tokens):
+                return out
+            self.cut = True
+            return (out or b"") + end_short(self._exchange, out or b"")
         self._size += len(data)
         if self._size <= _KEPT:
             self._parts.append(data)
@@ -133,6 +143,13 @@ class Answer:
         if self._size > HELD:
             raise UpstreamProtocolError("the provider's error answer is too large")
         return None
+
+    def _pass(self, out: bytes) -> None:
+        exchange = self._exchange
+        if not exchange.first_content:
+            exchange.first_content = time.monotonic_ns()
+            if exchange.slices is not None and exchange.endpoint == "responses":
+                exchange.first_events = out
 
     def end(self) -> bytes:
         """Take the answer's clean end; give what is left to pass on.
@@ -178,6 +195,24 @@ class Answer:
             ) from exc
         exchange.first_content = time.monotonic_ns()
         return out
+
+
+def end_short(exchange: Exchange, last: bytes) -> bytes:
+    """Settle a stream that ends for want of room; give the events that end it for the client.
+
+    `last` are the events that went to the client last.
+    """
+    count(exchange)
+    assert exchange.usage is not None
+    shape = shapes(exchange.client_api, exchange.endpoint)
+    passed = Passed(
+        first=exchange.first_events,
+        last=last,
+        usage=exchange.usage,
+        choices=exchange.choices,
+        wants_usage=wants_usage(exchange.body, exchange.spans),
+    )
+    return shape.length_events(passed)
 
 
 def _retry_after(head: http1.Head) -> float | None:

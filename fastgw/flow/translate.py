@@ -52,6 +52,7 @@ def translate(exchange: Exchange, deployment: Deployment) -> Request:
         deployment.model,
         exchange.stream,
         exchange.endpoint,
+        exchange.clamp,
     )
     exchange.translator = translator = make(asked)
     parts = translator.request(asked)

@@ -26,6 +26,8 @@ class Asked(msgspec.Struct, frozen=True):
     upstream_model: str
     stream: bool
     endpoint: str
+    most_output: int = -1
+    """The maximum of output tokens to insert for a budget's sake; -1: none."""
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):
@@ -62,6 +64,10 @@ class Translator(Protocol):
     @property
     def complete(self) -> bool:
         """Whether the stream said itself that it is complete."""
+
+    @property
+    def delivered_tokens(self) -> int:
+        """Estimated tokens of a stream's text that went to the client so far."""
 
     def delivered(self) -> Delivered:
         """Give what went to the client so far."""

@@ -7,7 +7,7 @@ the client did not ask for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,18 +17,19 @@ from fastgw.providers.record import Asked, Delivered
 from fastgw.wire import json, usage
 
 _USAGE = frozenset({b"usage"})
+_MAXIMA = (b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
 LARGEST_EVENT = 32 << 20
 """Bytes; pictures travel as one event."""
 _HAVE_USAGE_OPTION = frozenset({"chat_completions", "completions"})
 """Endpoints with `stream_options.include_usage`; Responses always report."""
 
 
-def wants_usage(asked: Asked) -> bool:
+def wants_usage(body: bytes, spans: Mapping[bytes, tuple[int, int]]) -> bool:
     """Tell whether the client itself asked for the usage event."""
-    span = asked.spans.get(b"stream_options")
+    span = spans.get(b"stream_options")
     if span is None:
         return False
-    options = json.loads(asked.body[span[0] : span[1]])
+    options = json.loads(body[span[0] : span[1]])
     return isinstance(options, dict) and options.get("include_usage") is True
 
 
@@ -42,7 +43,7 @@ class Relay:
 
     def request(self, asked: Asked) -> Sequence[bytes]:
         """Splice the model; leave all else as it is."""
-        return splice(asked.body, _model_edit(asked))
+        return splice(asked.body, _model_edit(asked) + _maximum_edits(asked))
 
     def data(self, data: bytes) -> bytes | None:
         """Pass whole events on, untouched."""
@@ -77,6 +78,11 @@ class Relay:
         """Whether content went to the client."""
         return self._tap.started
 
+    @property
+    def delivered_tokens(self) -> int:
+        """Estimated tokens of a stream's text that went to the client."""
+        return self._tap.text_tokens
+
     def delivered(self) -> Delivered:
         """Give the text that went to the client."""
         tap = self._tap if self._whole is None else sse.read_text(self._whole)
@@ -107,18 +113,19 @@ class Relay:
 class OpenAIRelay(Relay):
     """The same with OpenAI's API."""
 
-    def __init__(self, asked: Asked, *, asks_usage: bool) -> None:
+    def __init__(self, asked: Asked, *, asks_usage: bool, maximum: str = "max_tokens") -> None:
+        self._maximum = maximum
         self._ask = (
             asks_usage
             and asked.stream
             and asked.endpoint in _HAVE_USAGE_OPTION
-            and not wants_usage(asked)
+            and not wants_usage(asked.body, asked.spans)
         )
         super().__init__(drop_usage=self._ask)
 
     def request(self, asked: Asked) -> Sequence[bytes]:
         """Splice the model and, where it must be asked for, usage; leave all else as it is."""
-        edits = _model_edit(asked)
+        edits = _model_edit(asked) + _maximum_edits(asked, self._maximum)
         if self._ask:
             edits.append(_usage_edit(asked))
         return splice(asked.body, edits)
@@ -178,6 +185,20 @@ def _model_edit(asked: Asked) -> list[tuple[int, int, bytes]]:
     if asked.upstream_model == asked.requested_model:
         return []
     return [(*asked.spans[b"model"], json.dumps(asked.upstream_model))]
+
+
+def _maximum_edits(asked: Asked, chat: str = "max_tokens") -> list[tuple[int, int, bytes]]:
+    """Give a request the maximum that a budget has room for, in place of any it named."""
+    if asked.most_output < 0:
+        return []
+    value = b"%d" % asked.most_output
+    named = [asked.spans[name] for name in _MAXIMA if name in asked.spans]
+    if named:
+        return [(*span, value) for span in named]
+    names = {"chat_completions": chat, "responses": "max_output_tokens"}
+    name = names.get(asked.endpoint, "max_tokens").encode()
+    after_brace = asked.body.index(b"{") + 1
+    return [(after_brace, after_brace, b'"%b":%b,' % (name, value))]
 
 
 def _usage_edit(asked: Asked) -> tuple[int, int, bytes]:

@@ -29,6 +29,7 @@ class Carry(Sink):
         attempt: Attempt,
         tariff: limits.Tariff | None,
         reservation: limits.Reservation | None,
+        slices: limits.Slices | None,
         kept: int,
         forsake: Callable[[], None],
     ) -> None:
@@ -41,6 +42,7 @@ class Carry(Sink):
         self.attempt = attempt
         self.tariff = tariff
         self.reservation = reservation
+        self.slices = slices
         self.kept = kept
         self._events: list[tuple[str, tuple[Any, ...]]] = []
         self._sink: Any = None

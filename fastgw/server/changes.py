@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -18,7 +18,9 @@ log = structlog.get_logger(__name__)
 
 _EVERY_S = 1.0
 
-_LISTED = frozenset({"providers", "models", "deployments", "fallbacks", "model_aliases"})
+_LISTED = frozenset(
+    {"providers", "models", "deployments", "fallbacks", "model_aliases", "price_overrides"}
+)
 """Tables the directory is made from."""
 _RULES = frozenset({"limits", "budgets"})
 _OWNERS: dict[str, Callable[[Principal], str | None]] = {
@@ -43,6 +45,8 @@ class Changes:
         self._refresh = refresh
         self._refresh_rules = refresh_rules
         self._version = -1
+        self.payers: Callable[[], Mapping[str, Principal]] = dict
+        """Keys that the directory knows, since spend is booked to them."""
         self._stale = False
         self._rules_stale = False
         self._wake = asyncio.Event()
@@ -111,9 +115,11 @@ class Changes:
         for _, noun, object_id in changes:
             if noun == "api_keys":
                 self._keys.forget(object_id)
+                self._stale |= object_id in self.payers()
             elif noun in _OWNERS:
                 owner = _OWNERS[noun]
                 self._keys.forget_where(lambda p, o=owner, i=object_id: o(p) == i)  # type: ignore[misc]
+                self._stale |= bool(self.payers())
                 self._rules_stale = True  # a default of the configuration may name it
             elif noun in _LISTED:
                 self._stale = True

@@ -41,7 +41,7 @@ from fastgw.server.protocol import Patience
 from fastgw.server.recount import Recounts
 from fastgw.server.routes import add_routes, fast_routes, hot_routes
 from fastgw.server.secrets import open_secrets
-from fastgw.server.snapshot import read_directory, read_rules
+from fastgw.server.snapshot import read_directory, read_rules, terms_of
 from fastgw.server.spend import Spend
 from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
@@ -117,6 +117,7 @@ class Gateway:
             metrics=self.metrics,
             journal=self._segments.journal,
         )
+        self._changes.payers = lambda: self.context.directory.payers
         self.tokenizer = Tokenizer(self._secrets.folder)
         self._stack.push_async_callback(self.tokenizer.close)
         self.recounts = Recounts(self.tokenizer, lambda: self.context)
@@ -281,7 +282,7 @@ class Gateway:
         )
         self.context.proxies = settings.security.trusted_proxies
         self.context.client_tags = settings.keys.client_tags
-        self.context.limiter.configure(settings.budgets.unpriced)
+        self.context.limiter.configure(terms_of(settings.budgets))
         self.context.keys.configure(
             settings.keys.cache_size, settings.keys.negative_ttl_s, settings.keys.max_stale_s
         )

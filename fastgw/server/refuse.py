@@ -41,6 +41,8 @@ def refuse_limited(
 ) -> bytes | None:  # fmt: skip
     """Refuse what limits and budgets do not let through; None when they would after all."""
     assert plan.guard is not None
+    if context.limiter.terms.clamps and plan.guard.wants_money and not stream:
+        return None  # the standard lane looks for what still fits
     error = refusal(plan.guard, now_us, tokens, nano, context.metrics)
     if error is None:
         return None

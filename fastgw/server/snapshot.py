@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
+import structlog
 
+from fastgw.catalog.facts import pico
 from fastgw.config import Settings
+from fastgw.config.schema import Budgets as BudgetSettings
 from fastgw.config.schema import LimitRule
+from fastgw.config.schema import PriceOverride as PriceSettings
 from fastgw.config.schema import Provider as ProviderSettings
-from fastgw.domain import Alias, Provider, Timeouts
+from fastgw.domain import Alias, PriceOverride, Principal, Provider, Timeouts, nano_usd
 from fastgw.errors import Conflict, NotFound
 from fastgw.flow.directory import Directory, Known, Route
+from fastgw.flow.limits import Terms
 from fastgw.flow.rules import MONEY, WILDCARD, Rule, Rules, split_match
 from fastgw.providers import registry
 from fastgw.storage import Store
@@ -20,9 +28,11 @@ from fastgw.storage.sql import (
     aliases,
     budgets,
     deployments,
+    keys,
     limits,
     models,
     orgs,
+    price_overrides,
     providers,
     teams,
     users,
@@ -31,6 +41,8 @@ from fastgw.storage.sql.limits import RESET_AT
 from fastgw.storage.sql.noun import Noun
 
 _OWNERS: dict[str, Noun[Any]] = {"user": users.USERS, "team": teams.TEAMS, "org": orgs.ORGS}
+
+log = structlog.get_logger(__name__)
 
 
 async def read_directory(settings: Settings, store: Store, vault: Vault) -> Directory:
@@ -65,7 +77,63 @@ async def read_directory(settings: Settings, store: Store, vault: Vault) -> Dire
         for alias in settings.aliases
     }
     known = await models.load_known(store, Known)
-    return Directory(configured, routes.values(), named.values(), known)
+    overrides = [
+        *(override_of(entry, place) for place, entry in enumerate(settings.prices)),
+        *await price_overrides.load_all(store),
+    ]
+    return Directory(
+        configured, routes.values(), named.values(), known, overrides,
+        await _read_payers(named.values(), store),
+    )  # fmt: skip
+
+
+async def _read_payers(named: Iterable[Alias], store: Store) -> list[Principal]:
+    ids = sorted({alias.billing_key_id for alias in named if alias.billing_key_id is not None})
+    found = [(key_id, await keys.find_principal(store, key_id)) for key_id in ids]
+    for key_id, payer in found:
+        if payer is None:
+            log.warning("billing_key_unknown", key_id=key_id)
+    return [payer for _, payer in found if payer is not None]
+
+
+def terms_of(budgets: BudgetSettings) -> Terms:
+    """Give how budgets are enforced."""
+    return Terms(
+        unpriced=budgets.unpriced,
+        flat_nano=nano_usd(budgets.flat_usd),
+        clamps=budgets.on_tight == "clamp",
+        tool_fees={kind: nano_usd(fee) for kind, fee in budgets.tool_fees_usd.items()},
+    )
+
+
+def override_of(entry: PriceSettings, place: int) -> PriceOverride:
+    """Give a configured override."""
+    table = entry.usd_per_mtok or entry.usd_per_request is not None
+    lines = {name: pico_of(usd) // 10**6 for name, usd in entry.usd_per_mtok.items()}
+    if entry.usd_per_request is not None:
+        lines["per_request"] = pico_of(entry.usd_per_request)
+    return PriceOverride(
+        id=f"config {place}",
+        scope=entry.scope,
+        match=entry.match,
+        model=entry.model,
+        multiplier_ppm=None if entry.multiplier is None else int(entry.multiplier * 10**6),
+        lines=lines if table else None,
+        starts_at=_epoch_ms(entry.starts) or 0,
+        ends_at=_epoch_ms(entry.ends),
+    )
+
+
+def pico_of(usd: Decimal) -> int:
+    """Give dollars as whole pico-dollars."""
+    return pico(usd)[0]
+
+
+def _epoch_ms(when: datetime | None) -> int | None:
+    if when is None:
+        return None
+    aware = when if when.tzinfo is not None else when.replace(tzinfo=UTC)
+    return int(aware.timestamp() * 1000)
 
 
 async def read_rules(settings: Settings, store: Store) -> Rules:

@@ -122,6 +122,7 @@ class StandardLane:
             exchange.id, exchange.created_at = carry.id, carry.created_at
             exchange.started = carry.started
             exchange.tariff, exchange.reservation = carry.tariff, carry.reservation
+            exchange.slices = carry.slices
             exchange.kept = carry.kept
             exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
@@ -520,6 +521,9 @@ class Call(Sink):
             if self.delivered:
                 self._close_if_complete()
             self._pass_on(out)
+            if self._answer.cut and not self._ended:
+                self._attempt.cancel()
+                self._finish(None)
 
     def _close_if_complete(self) -> None:
         """Write the closing line when the stream has told its own end: who reads may stop there."""
@@ -632,6 +636,9 @@ class Call(Sink):
                 f"x-fastgw-id: {exchange.id}\r\n".encode("ascii"),
                 signature(deployment, exchange.attempts),
                 exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b"",
+                b"x-fastgw-clamped: max_tokens=%d\r\n" % exchange.clamp
+                if exchange.clamp >= 0
+                else b"",
                 f"x-fastgw-decision: {exchange.id}\r\n".encode("ascii") if kept else b"",
             )
         )

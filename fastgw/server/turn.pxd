@@ -1,7 +1,7 @@
 """Types of `turn.pyx`: one exchange in the fast lane."""
 
 from fastgw._ext._http1 cimport Head
-from fastgw._ext._limits cimport Reservation
+from fastgw._ext._limits cimport Reservation, Slices
 from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens
 from fastgw.flow.plan cimport Leg, Plan
@@ -25,6 +25,8 @@ cdef class Turn(Sink):
     cdef Head head
     cdef Tap tap
     cdef Reservation reservation
+    cdef Slices slices
+    cdef bytes first_events
     cdef Py_ssize_t kept  # of the journal, for the closing line
     cdef long long estimated
     cdef bytes request
@@ -56,6 +58,7 @@ cdef class Turn(Sink):
     cdef list body_parts(self, Edit *edits, int count)
     cdef object hand_on(self, str reason, str event, tuple values)
     cdef object pass_on(self, bytes out, bytes came)
+    cdef object end_short(self, bytes out)
     cdef object break_off(self, object error)
     cdef object answer_whole(self)
     cdef bytes opening_lines(self)
@@ -65,6 +68,7 @@ cdef class Turn(Sink):
     cdef object close_books(self, Tokens *tokens, long long cost)
     cdef object close_slowly(self, object error)
     cdef object account_for(self, object error)
+    cdef object exchange_now(self, object error)
     cdef object over(self)
 
 

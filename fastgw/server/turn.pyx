@@ -12,10 +12,10 @@ from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
-from fastgw._ext._estimate cimport Family
+from fastgw._ext._estimate cimport Family, meter_tokens, picture_tokens
 from fastgw._ext._http1 cimport Head
 from fastgw._ext._journal cimport Closing
-from fastgw._ext._limits cimport Amounts, Reservation, now_us
+from fastgw._ext._limits cimport Amounts, Reservation, Slices, now_us
 from fastgw._ext._scan cimport FINE, Names, Span, compiled_names, find_spans, skip_space
 from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens, cost_of, read_event_usage, read_usage, take_prices
@@ -30,6 +30,7 @@ from fastgw.flow.account import account
 from fastgw.flow.admit import POLICY_KEYS
 from fastgw.flow.plan import exchange_of
 from fastgw.flow.relay import HELD as HELD_BYTES
+from fastgw.flow.relay import end_short as ending_of
 from fastgw.providers.relay import LARGEST_EVENT as LARGEST
 from fastgw.server.carry import Carry
 from fastgw.server.refuse import refuse_key, refuse_limited, refuse_model
@@ -80,6 +81,8 @@ MOST[:] = [
     POLICY.keys.index(name)
     for name in (b"max_tokens", b"max_completion_tokens", b"max_output_tokens")
 ]
+cdef int SERVICE = POLICY.keys.index(b"service_tier")
+cdef int TOOLS = POLICY.keys.index(b"tools")
 cdef int CHOICES = POLICY.keys.index(b"n")
 cdef int BEST_OF = POLICY.keys.index(b"best_of")
 
@@ -90,6 +93,7 @@ cdef struct Order:
     Span options
     bint stream
     bint wants_usage
+    bint tools
     long long most
     long long choices
 
@@ -166,6 +170,11 @@ cdef bint read_order(const unsigned char *body, Py_ssize_t size, Order *order) n
         if index < 0:
             return False
         order.wants_usage = index == 1
+    if seen >> SERVICE & 1:
+        index = found[SERVICE].start
+        if found[SERVICE].end - index != 6 or memcmp(body + index, b'"auto"', 6) != 0:
+            return False
+    order.tools = seen >> TOOLS & 1
     order.most = -1
     for index in range(3):
         if seen >> MOST[index] & 1 and not read_count(body, found[MOST[index]], &order.most):
@@ -309,13 +318,19 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     if plan.peers is not None and client.address not in plan.peers:
         lane.reason = "address"
         return None
+    if order.tools and not plan.plain:
+        lane.reason = "body"
+        return None
     cdef Reservation reservation = None
     cdef Amounts amounts = Amounts(0, 0)
-    cdef long long estimated = -1
+    cdef long long estimated = -1, beside = 0
     if plan.guard is not None:
         if plan.tariff is not None:
             estimated = (<Family>plan.family).estimate(body, size)
-            amounts = plan.tariff.bound(estimated, size, order.most, order.choices, order.stream)
+            beside = picture_tokens(body, size)
+            amounts = plan.tariff.bound(
+                estimated, beside, size, order.most, order.choices, order.stream
+            )
         reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
         if reservation is None:
             lane.reason = "limited"
@@ -348,7 +363,9 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     turn.stream = order.stream
     turn.asks_usage = turn.leg.asks_usage and order.stream and not order.wants_usage
     turn.reservation = reservation
-    turn.estimated = estimated
+    if reservation is not None and order.stream and plan.tariff is not None:
+        turn.slices = Slices(reservation, plan.tariff, order.most, order.choices)
+    turn.estimated = -1 if beside else estimated  # pictures say nothing about text
     turn.created_ms = now_ms
     turn.started = started
     lane.gauge.add(1)
@@ -581,7 +598,13 @@ cdef class Turn(Sink):
                 self.pass_on(exc.passed, None)
             self.stop(error)
             return
-        if out is not None:
+        if (
+            self.slices is not None
+            and <long long>meter_tokens(&self.tap.meter) >= self.slices.line
+            and not self.slices.go_on(now_us(), meter_tokens(&self.tap.meter))
+        ):
+            self.end_short(out)
+        elif out is not None:
             self.pass_on(out, self.attempt.wrapped if out is data else None)
 
     cpdef object upstream_end(self):
@@ -612,7 +635,7 @@ cdef class Turn(Sink):
         cdef FastLane lane = self.lane
         carry = Carry(
             self.id, self.created_ms, self.started, self.sent, self.leg.deployment, self.attempt,
-            self.plan.tariff, self.reservation, self.kept, self.forsake,
+            self.plan.tariff, self.reservation, self.slices, self.kept, self.forsake,
         )
         if self.head is not None:
             carry.upstream_head(self.head)
@@ -641,6 +664,8 @@ cdef class Turn(Sink):
         if self.opening is None:
             self.first = monotonic_ns()
             self.opening = self.opening_lines()
+            if self.slices is not None and self.plan.endpoint == "responses":
+                self.first_events = out
             self.lane.deadlines.arm_in(self, self.lane.comment_line)
             if came is not None:
                 came = self.opening + came
@@ -653,6 +678,18 @@ cdef class Turn(Sink):
             self.client.write(out)
             self.client.write(b"\r\n")
         self.written = self.heard = self.lane.deadlines.now
+
+    cdef object end_short(self, bytes out):
+        """End a stream that has used up all it could reserve, as its own maximum would end it."""
+        self.attempt.cancel()
+        if out is not None:
+            self.pass_on(out, None)
+        exchange = self.exchange_now(None)
+        events = ending_of(exchange, out or b"")
+        account(exchange, self.lane.context)
+        self.client.write(chunk(events) + b"0\r\n\r\n")
+        self.over()
+        self.client.turn_over(False)
 
     cdef object break_off(self, object error):
         """End a stream that cannot go on: an event says why, and it has no clean end."""
@@ -764,6 +801,11 @@ cdef class Turn(Sink):
         held.settle(now, tokens.input + tokens.output, cost)
         if self.plan.tariff is not None:
             self.plan.tariff.family.observe(self.estimated, tokens.input)
+            if self.slices is not None:
+                self.plan.tariff.learn_answer(
+                    meter_tokens(&self.tap.meter), tokens.output, tokens.reasoning,
+                    self.slices.choices,
+                )
         if held.guard.wants_money and cost > held.nano:
             self.lane.overrun_nano.add(cost - held.nano)
 
@@ -847,23 +889,26 @@ cdef class Turn(Sink):
         self.account_for(ClientGone("the client left"))
 
     cdef object account_for(self, object error):
-        account(
-            exchange_of(
-                self.plan,
-                self.leg,
-                reservation=self.reservation,
-                kept=self.kept,
-                id=self.id,
-                label=self.label,
-                created_at=self.created_ms,
-                times=(self.started, self.sent, self.first),
-                status=0 if self.opening is None else 200,
-                stream=self.stream,
-                body=self.request[self.body:],
-                tap=self.tap,
-                error=error,
-            ),
-            self.lane.context,
+        account(self.exchange_now(error), self.lane.context)
+
+    cdef object exchange_now(self, object error):
+        """Give the exchange as the stages know it."""
+        return exchange_of(
+            self.plan,
+            self.leg,
+            reservation=self.reservation,
+            slices=self.slices,
+            kept=self.kept,
+            first_events=self.first_events or b"",
+            id=self.id,
+            label=self.label,
+            created_at=self.created_ms,
+            times=(self.started, self.sent, self.first),
+            status=0 if self.opening is None else 200,
+            stream=self.stream,
+            body=self.request[self.body:],
+            tap=self.tap,
+            error=error,
         )
 
     cdef object over(self):

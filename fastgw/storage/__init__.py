@@ -22,7 +22,7 @@ __all__ = [
     "open_store",
 ]
 
-HEAD = "0002"
+HEAD = "0003"
 """The schema revision this version works with."""
 
 

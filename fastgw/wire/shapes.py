@@ -9,7 +9,7 @@ import msgspec
 
 from fastgw.domain import Model
 from fastgw.errors import GatewayError
-from fastgw.wire import anthropic, openai
+from fastgw.wire import anthropic, cut, openai
 
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment (WHATWG HTML, server-sent events): clients read over it, whatever API they speak."""
@@ -22,6 +22,8 @@ class Shapes(msgspec.Struct, frozen=True):
     """An error and the request's label -> the body of an error answer."""
     error_event: Callable[[GatewayError, str, bytes], bytes]
     """The same and the last whole events -> the event that ends a stream which cannot go on."""
+    length_events: Callable[[cut.Passed], bytes]
+    """What went to the client so far -> the events that end a stream as its maximum would."""
     model_object: Callable[[Model], dict[str, Any]]
     model_list: Callable[[Iterable[Model]], bytes]
     numbered: bool = False
@@ -34,13 +36,24 @@ class Shapes(msgspec.Struct, frozen=True):
         return "".join(f"{name}: {label}\r\n" for name in self.label_headers).encode("ascii")
 
 
-_OPENAI = Shapes(openai.error_body, openai.error_event, openai.model_object, openai.model_list)
+_OPENAI = Shapes(
+    openai.error_body,
+    openai.error_event,
+    cut.chat_events,
+    openai.model_object,
+    openai.model_list,
+)
+_COMPLETIONS = msgspec.structs.replace(_OPENAI, length_events=cut.text_events)
 _RESPONSES = msgspec.structs.replace(
-    _OPENAI, error_event=openai.responses_error_event, numbered=True
+    _OPENAI,
+    error_event=openai.responses_error_event,
+    length_events=cut.responses_events,
+    numbered=True,
 )
 _ANTHROPIC = Shapes(
     anthropic.error_body,
     anthropic.error_event,
+    cut.anthropic_events,
     anthropic.model_object,
     anthropic.model_list,
     label_headers=("x-request-id", "request-id"),
@@ -51,4 +64,6 @@ def shapes(client_api: str, endpoint: str = "") -> Shapes:
     """Give the shapes of a client API."""
     if client_api == "anthropic":
         return _ANTHROPIC
-    return _RESPONSES if endpoint == "responses" else _OPENAI
+    if endpoint == "responses":
+        return _RESPONSES
+    return _COMPLETIONS if endpoint == "completions" else _OPENAI

@@ -16,7 +16,7 @@ def read_event(payload: bytes, first: bytes | None = None) -> Usage | None:
     return _usage(usage.read_event(payload, first))
 
 
-def _usage(counts: tuple[int, int, int, int, int] | None) -> Usage | None:
+def _usage(counts: usage.Counts | None) -> Usage | None:
     if counts is None:
         return None
     return Usage(
@@ -25,4 +25,9 @@ def _usage(counts: tuple[int, int, int, int, int] | None) -> Usage | None:
         cached_tokens=counts[2],
         cache_write_tokens=counts[3],
         reasoning_tokens=counts[4],
+        cache_write_1h_tokens=counts[5],
+        audio_input_tokens=counts[6],
+        image_input_tokens=counts[7],
+        audio_output_tokens=counts[8],
+        image_output_tokens=counts[9],
     )

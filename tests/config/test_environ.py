@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "catalog.sync_url": ("http://x/y?z=1", "http://x/y?z=1"),
     "catalog.sync_schedule": ("12h", "12h"),
     "routing.retry_budget": ("0.5", 0.5),
+    "budgets.flat_usd": ("0.02", Decimal("0.02")),
+    "budgets.tool_fees_usd": ('{"web_search*": "0.01"}', {"web_search*": Decimal("0.01")}),
 }
 REQUIRED_BESIDE = {
     "server.tls.cert": {"FASTGW_SERVER__TLS__KEY": "k"},
@@ -40,8 +43,10 @@ LISTS = {
     "providers": '[{"name": "p", "type": "openai", "headers": {"x-a": "b"}}]',
     "models": '[{"name": "m", "deployments": [{"provider": "openai", "model": "x"}]}]',
     "aliases": '[{"name": "a", "model": "m", "tags": {"t": "v"}}]',
+    "prices": '[{"scope": "key", "match": "k", "multiplier": 2, "starts": "2026-12-01"}]',
     "limits.defaults": '[{"scope": "global", "metric": "requests", "limit": 1}]',
 }
+SCOPED = {"limits.defaults", "prices"}
 
 
 def example(setting: Setting) -> tuple[str, Any]:
@@ -72,7 +77,7 @@ def test_every_setting_from_the_environment(config, setting):
     if key in LISTS:
         loaded = config.load(environ={**environ, setting.variable: LISTS[key]})
         assert (
-            loaded.origins[f"{key}[0].{'scope' if 'limits' in key else 'name'}"] == setting.variable
+            loaded.origins[f"{key}[0].{'scope' if key in SCOPED else 'name'}"] == setting.variable
         )
         return
     text, value = example(setting)
@@ -81,8 +86,9 @@ def test_every_setting_from_the_environment(config, setting):
     for step in setting.path:
         found = getattr(found, step)
     assert found == value
-    origin = loaded.origins.get(key) or loaded.origins[f"{key}[0]"]
-    assert origin == setting.variable
+    parts = (f"{key}[", f"{key}.")
+    places = [name for name in loaded.origins if name == key or name.startswith(parts)]
+    assert {loaded.origins[place] for place in places} == {setting.variable}
 
 
 def test_schema_is_covered():

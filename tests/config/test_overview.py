@@ -68,7 +68,8 @@ def test_new_file_loads_uncommented(config):
     assert settings.models[0].deployments[0].weight == 3
     assert settings.aliases[0].name == "best"
     assert settings.limits.defaults[0].limit == 600
-    examples = ("providers", "models", "aliases", "limits")
+    assert [str(each.multiplier) for each in settings.prices] == ["1.1", "None"]
+    examples = ("providers", "models", "aliases", "limits", "prices")
     rest = settings.model_copy(update={name: getattr(Settings(), name) for name in examples})
     server = rest.server.model_copy(update={"tls": None})
     assert rest.model_copy(update={"server": server}) == Settings()

@@ -690,33 +690,34 @@ def test_the_amounts_are_an_upper_bound(build):
     tariff = build.limits.Tariff(family, 2_500_000, 10_000_000, 0, 16_000)
     prompt = family.correct(100)
     unsaid = -1
-    assert tariff.amounts(100, 5_000, 50, 1, False) == (
+    assert tariff.amounts(100, 0, 5_000, 50, 1, False) == (
         prompt + 50,
         -(-(prompt * 2_500_000 + 50 * 10_000_000) // 1000),
     )
-    assert tariff.amounts(100, 5_000, 50, 3, True)[0] == prompt + 150
-    assert tariff.amounts(100, 5_000, unsaid, 1, False)[0] == prompt + 16_000
-    assert tariff.amounts(100, 5_000, unsaid, 1, True)[0] == prompt + 2_048
-    assert tariff.amounts(100, 5_000, 99_999, 1, True)[0] == prompt + 16_000
-    assert tariff.amounts(100, 110, 0, 0, False)[0] == 110
+    assert tariff.amounts(100, 0, 5_000, 50, 3, True)[0] == prompt + 150
+    assert tariff.amounts(100, 0, 5_000, unsaid, 1, False)[0] == prompt + 16_000
+    assert tariff.amounts(100, 0, 5_000, unsaid, 1, True)[0] == prompt + 2_048
+    assert tariff.amounts(100, 0, 5_000, 99_999, 1, True)[0] == prompt + 2_048
+    assert tariff.amounts(100, 0, 110, 0, 0, False)[0] == 110
     # What a model adds counts, however short the body is.
-    assert tariff.amounts(100, 60, 0, 0, False)[0] == 100
+    assert tariff.amounts(100, 0, 60, 0, 0, False)[0] == 100
     unknown = build.limits.Tariff(family)
-    assert unknown.amounts(100, 5_000, unsaid, 1, False) == (prompt + 2_048, 0)
-    assert unknown.amounts(100, 5_000, 99_999, 1, False)[0] == prompt + 99_999
+    assert unknown.amounts(100, 0, 5_000, unsaid, 1, False) == (prompt + 16_384, 0)
+    assert unknown.amounts(100, 0, 5_000, 99_999, 1, False)[0] == prompt + 99_999
+    assert unknown.amounts(100, 9_000, 5_000, 1, 1, False)[0] == prompt + 9_001
     silent = build.limits.Tariff(family, 1, 1, 0, 0)
-    assert silent.amounts(100, 5_000, unsaid, 1, True)[0] == prompt
+    assert silent.amounts(100, 0, 5_000, unsaid, 1, True)[0] == prompt
 
 
-@given(*[st.integers(-1, 2**62)] * 4, st.booleans(), *[st.integers(0, 2**54)] * 3)
+@given(*[st.integers(-1, 2**62)] * 5, st.booleans(), *[st.integers(0, 2**54)] * 3)
 def test_amounts_agree_and_never_overflow(
-    twins, estimated, size, most, choices, stream, input_pico, output_pico, request_pico
+    twins, estimated, beside, size, most, choices, stream, input_pico, output_pico, request_pico
 ):
     """Absurd numbers saturate; in both builds alike."""
     found = {
         build.limits.Tariff(
             build.estimate.Family(), input_pico, output_pico, request_pico, -1
-        ).amounts(estimated, size, most, choices, stream)
+        ).amounts(estimated, beside, size, most, choices, stream)
         for build in twins
     }
     assert len(found) == 1

@@ -9,7 +9,7 @@ import pytest
 from fastgw._ext import limits
 from fastgw.domain import Deployment, Model, Price, Principal, Provider
 from fastgw.errors import NotAllowed
-from fastgw.flow.limits import FLAT_NANO, Limiter
+from fastgw.flow.limits import Limiter, Terms
 from fastgw.flow.rules import Rule, Rules, split_match
 
 ANNA = Principal(key_id="key_1", name="anna", user_id="user_1", team_id="team_1")
@@ -237,12 +237,12 @@ def test_models_without_a_price_are_a_matter_of_configuration():
     limiter, unpriced = Limiter(), model(None)
     with pytest.raises(NotAllowed):
         limiter.check_priced(unpriced)
-    limiter.configure("flat")
+    limiter.configure(Terms(unpriced="flat", flat_nano=77))
     limiter.check_priced(unpriced)
-    assert limiter.tariff(unpriced, "chat_completions").amounts(1, 10, 1, 1, False)[1] == FLAT_NANO
-    limiter.configure("allow")
+    assert limiter.tariff(unpriced, "chat_completions").amounts(1, 0, 10, 1, 1, False)[1] == 77
+    limiter.configure(Terms(unpriced="allow"))
     limiter.check_priced(unpriced)
-    assert limiter.tariff(unpriced, "chat_completions").amounts(1, 10, 1, 1, False)[1] == 0
+    assert limiter.tariff(unpriced, "chat_completions").amounts(1, 0, 10, 1, 1, False)[1] == 0
     assert limiter.flat_nano is None
 
 
@@ -260,7 +260,7 @@ def test_made_up_model_names_use_up_no_memory():
     limiter = Limiter()
     for number in range(3_000):
         limiter.tariff(model(Price(), name=f"p/{number}"), "chat_completions")
-    assert len(limiter._families) <= 1_001
+    assert len(limiter._learnt) <= 1_001
     assert len(limiter._tariffs) <= 1_000
 
 

@@ -221,6 +221,9 @@ def _is_data_url(data: bytes) -> bool:
     return comma >= 0 and b" " not in data[:comma]
 
 
+_PICTURE = re.compile(rb'"image(?:_url)?"')
+
+
 class _Walk:
     """Where in the body the walk is."""
 
@@ -333,6 +336,19 @@ def _prompt(body: bytes, rates: weights.Overheads) -> int:
         elif walk.section == weights.TALK and walk.arrays[-1]:
             walk.units += 100 * weights.PER_NUMBER
     return -(-walk.units // 10_000)
+
+
+def pictures(body: bytes) -> int:
+    """Give the most tokens that the pictures in a JSON request body may count.
+
+    A member `image_url` (chat, Responses), or a value `image` (Messages): what the prompt's own
+    text says of pictures has its quotes escaped.
+    """
+    found = 0
+    for match in _PICTURE.finditer(body):
+        is_key = body[skip_space(body, match.end()) :][:1] == b":"
+        found += is_key == (match[0] == b'"image_url"')
+    return found * weights.PER_PICTURE
 
 
 class Family:

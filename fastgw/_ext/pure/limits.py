@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fastgw._ext import weights
 from fastgw._ext.pure.estimate import Family
 
 _METRICS = {"requests": 0, "tokens": 1}
@@ -14,7 +16,22 @@ _CONCURRENT = 2
 _MONEY = 3
 _CELLS = 128
 _SLICE = 2048
-"""Output tokens a stream reserves when nobody says how long it gets."""
+"""Output tokens a stream reserves while nobody knows how long answers get."""
+_SHORTEST_SLICE = 256
+_LONGEST_SLICE = 16384
+_LEAST_ANSWERS = 256
+"""Seen before a slice is what they say."""
+_MOST_ANSWERS = 4096
+"""Past that all counts are halved, so that old ones fade."""
+_UNKNOWN_CEILING = 16384
+"""Tokens of a whole answer of a model whose longest answer nobody knows."""
+_MARGIN = 64
+"""Tokens before the end of a slice at which the next is reserved."""
+_LAST = 16
+"""And at which a stream ends that gets none."""
+_STEPS = 8
+"""Tiers of a price, the plain one among them."""
+_CLASSES = weights.length_classes()
 _FOREVER = 0x3FFFFFFFFFFFFFFF
 _DAY = timedelta(days=1)
 _SOON_US = 1_000_000
@@ -63,6 +80,14 @@ class Meter:
     def correct(self, at: int, now: int, taken: int, used: int, /) -> None:
         """Note that what was taken at `at` turned out to be `used`."""
         raise NotImplementedError
+
+    def fits_later(self, _at: int, now: int, amount: int, /) -> bool:
+        """Tell whether a reservation that was made at `at` may take so much more now."""
+        return self.fits(now, amount)
+
+    def take_later(self, _at: int, now: int, amount: int, /) -> None:
+        """Take what fits later."""
+        self.take(now, amount)
 
     def remaining(self, now: int, /) -> int:
         """Give how much is left."""
@@ -311,6 +336,10 @@ class Budget(Meter):
         self.spent = 0
         """What was settled in the period; set it to what the store knows, before first use."""
         self.reserved = 0
+        self.spent_before = 0
+        """What was settled in the period before, late settlements included."""
+        self._reserved_before = 0
+        self._start_before = _FOREVER
         self._start = 0
         self._end = _FOREVER if period == "total" else 0
 
@@ -323,6 +352,8 @@ class Budget(Meter):
         if now < self._end:
             return
         if self._end:  # what is still reserved belongs to the period that is over
+            self._start_before = self._start
+            self.spent_before, self._reserved_before = self.spent, self.reserved
             self.spent = self.reserved = 0
         day = _BEGINNING + timedelta(days=now // 86_400_000_000)
         if self.period == "week":
@@ -351,6 +382,31 @@ class Budget(Meter):
         if at >= self._start:
             self.reserved -= taken
             self.spent = min(self.spent + used, _FOREVER)
+        elif at >= self._start_before:
+            self._reserved_before -= taken
+            self.spent_before = min(self.spent_before + used, _FOREVER)
+
+    def fits_later(self, at: int, now: int, amount: int, /) -> bool:
+        """Tell whether a reservation that was made at `at` may take so much more now.
+
+        An exchange counts in the period it began in, all of it.
+        """
+        self.latest = now
+        self._roll(now)
+        if not self.hard:
+            return True
+        if at >= self._start:
+            return amount <= self.limit - self.spent - self.reserved
+        if at >= self._start_before:
+            return amount <= self.limit - self.spent_before - self._reserved_before
+        return False
+
+    def take_later(self, at: int, _now: int, amount: int, /) -> None:
+        """Take what fits later."""
+        if at >= self._start:
+            self.reserved += amount
+        elif at >= self._start_before:
+            self._reserved_before += amount
 
     def remaining(self, now: int, /) -> int:
         """Give what may still be reserved."""
@@ -448,7 +504,7 @@ class Guard:
 class Reservation:
     """What one exchange holds until it is settled or released, once."""
 
-    __slots__ = ("_forgone", "at_us", "guard", "nano", "open", "tokens")
+    __slots__ = ("_forgone", "_later", "at_us", "guard", "nano", "open", "tokens")
 
     def __init__(self, guard: Guard, at_us: int, tokens: int, nano: int, /) -> None:
         self.guard = guard
@@ -457,10 +513,35 @@ class Reservation:
         self.nano = nano
         self.open = True
         self._forgone: set[int] = set()
+        self._later: list[tuple[int, int]] = []
+        """(when, tokens) of each extension."""
 
     def __del__(self) -> None:
         if self.open:  # nobody said what was used: what was reserved counts as used
             self._close(self.at_us, 1, self.tokens, self.nano)
+
+    def extend(self, now: int, tokens: int, nano: int, /) -> bool:
+        """Take so much more from every meter of tokens and money, or from none: then it is False.
+
+        Money counts in the period the reservation was made in, whenever it is extended.
+        """
+        if not self.open:
+            return False
+        tokens, nano = max(tokens, 0), max(nano, 0)
+        now = self.guard._latest(now)  # noqa: SLF001 - two halves of one thing
+        asked = [
+            (meter, tokens if meter.metric == _METRICS["tokens"] else nano)
+            for index, meter in enumerate(self.guard.meters)
+            if index not in self._forgone and meter.metric in (_METRICS["tokens"], _MONEY)
+        ]
+        if not all(meter.fits_later(self.at_us, now, amount) for meter, amount in asked):
+            return False
+        for meter, amount in asked:
+            meter.take_later(self.at_us, now, amount)
+        self._later.append((now, tokens))
+        self.tokens += tokens
+        self.nano += nano
+        return True
 
     def settle(self, now: int, tokens: int, nano: int, /) -> None:
         """Say what was used. Once: what comes later does nothing."""
@@ -481,16 +562,24 @@ class Reservation:
             and index not in self._forgone
         ):
             self._forgone.add(index)
-            taken = _share(meters[index].metric, 1, self.tokens, 1, self.nano)
-            meters[index].correct(self.at_us, now, taken, 0)
+            self._correct(meters[index], now, 0, 0, 0)
 
     def _close(self, now: int, requests: int, tokens: int, nano: int) -> None:
         self.open = False
         for index, meter in enumerate(self.guard.meters):
             if index not in self._forgone:
-                taken = _share(meter.metric, 1, self.tokens, 1, self.nano)
-                used = _share(meter.metric, requests, tokens, 0, nano)
-                meter.correct(self.at_us, now, taken, used)
+                self._correct(meter, now, requests, tokens, nano)
+
+    def _correct(self, meter: Meter, now: int, requests: int, tokens: int, nano: int) -> None:
+        taken = _share(meter.metric, 1, self.tokens, 1, self.nano)
+        used = _share(meter.metric, requests, tokens, 0, nano)
+        if meter.metric == _METRICS["tokens"]:  # what was not needed is what was taken last
+            for at, more in reversed(self._later):
+                taken -= more
+                part = min(max(used - taken, 0), more)
+                used -= part
+                meter.correct(at, now, more, part)
+        meter.correct(self.at_us, now, taken, used)
 
 
 def _duration(us: int) -> str:
@@ -505,6 +594,44 @@ def _duration(us: int) -> str:
     return f"{hours}{minutes}{seconds % 60}{fraction}s"
 
 
+class Lengths:
+    """How long a model's answers are, learnt from what providers report."""
+
+    __slots__ = ("_counts", "_total", "slice")
+
+    def __init__(self) -> None:
+        self._counts = [0] * len(_CLASSES)
+        self._total = 0
+        self.slice = _SLICE
+        """Tokens that 99 of 100 answers do not exceed."""
+
+    def observe(self, tokens: int, /) -> None:
+        """Learn from one answer."""
+        if tokens < 1:
+            return
+        last = len(_CLASSES) - 1
+        self._counts[min(bisect_left(_CLASSES, tokens), last)] += 1
+        self._total += 1
+        if self._total > _MOST_ANSWERS:
+            self._counts = [count // 2 for count in self._counts]
+            self._total = sum(self._counts)
+        if self._total < _LEAST_ANSWERS:
+            return
+        above, index = 0, last
+        while above + self._counts[index] <= self._total // 100:
+            above += self._counts[index]
+            index -= 1
+        self.slice = min(max(_CLASSES[index], _SHORTEST_SLICE), _LONGEST_SLICE)
+
+
+def _many(tokens: int, choices: int) -> int:
+    return min(tokens, 1 << 40) * min(max(choices, 1), 1 << 16)
+
+
+def _nano(pico: int) -> int:
+    return min(-(-pico // 1000), _FOREVER)
+
+
 class Tariff:
     """What a request to one model may use at most, and what that may cost."""
 
@@ -515,29 +642,114 @@ class Tariff:
         output_pico: int = 0,
         request_pico: int = 0,
         max_output: int = -1,
+        answers: Family | None = None,
+        lengths: Lengths | None = None,
+        tiers: tuple[tuple[int, int, int], ...] = (),
     ) -> None:
+        if len(tiers) >= _STEPS:
+            raise ValueError("seven tiers at most")
         self.family = family
+        self.answers = answers or Family()
+        """Corrects what is counted of answers as they pass."""
+        self.lengths = lengths or Lengths()
         self.input_pico = input_pico
         self.output_pico = output_pico
         self.request_pico = request_pico
         self.max_output = max_output
+        self._steps = ((0, input_pico, output_pico), *tiers)
+
+    def prices_of(self, prompt: int) -> tuple[int, int]:
+        """Give what input and output cost of a prompt of so many tokens."""
+        steps = reversed(self._steps)
+        _, into, out = next((step for step in steps if prompt > step[0]), self._steps[0])
+        return into, out
+
+    def most_output(self, most: int) -> int:
+        """Give the longest one answer can get, -1 when nobody knows."""
+        if most >= 0 and self.max_output >= 0:
+            return min(most, self.max_output)
+        return max(most, self.max_output)
+
+    def reserved_output(self, most: int, choices: int, stream: bool) -> int:
+        """Give the tokens of all answers that are reserved at first."""
+        output = self.most_output(most)
+        if stream:
+            output = min(output, self.lengths.slice) if output >= 0 else self.lengths.slice
+        elif output < 0:
+            output = _UNKNOWN_CEILING
+        return _many(output, choices)
 
     def amounts(
-        self, estimated: int, size: int, most: int, choices: int, stream: bool, /
+        self, estimated: int, beside: int, size: int, most: int, choices: int, stream: bool, /
     ) -> tuple[int, int]:
-        """Give (tokens, nano-dollars) to reserve for a request.
+        """Give (tokens, nano-dollars) to reserve for a request; of a stream its first slice.
 
-        `estimated` is the estimator's count of the prompt, `size` the body's bytes, `most` the
-        maximum the client asked for or -1, `choices` how many answers it wants.
+        `estimated` is the estimator's count of the prompt, `beside` the most its pictures and the
+        like may count, `size` the body's bytes, `most` the maximum the client asked for or -1,
+        `choices` how many answers it wants.
         """
         prompt = min(self.family.correct(estimated), max(size, estimated))
-        output = _SLICE
-        if most >= 0:
-            output = most
-        elif not stream and self.max_output >= 0:
-            output = self.max_output
-        if self.max_output >= 0:
-            output = min(output, self.max_output)
-        output = min(output, 1 << 40) * min(max(choices, 1), 1 << 16)
-        pico = prompt * self.input_pico + output * self.output_pico + self.request_pico
-        return prompt + output, min(-(-pico // 1000), _FOREVER)
+        prompt += min(max(beside, 0), 1 << 40)
+        output = self.reserved_output(most, choices, stream)
+        into, out = self.prices_of(prompt)
+        pico = prompt * into + output * out + self.request_pico
+        return prompt + output, _nano(pico)
+
+    def learn_answer(self, counted: int, output: int, reasoning: int, choices: int, /) -> None:
+        """Learn from a stream: what was counted as it passed, what the provider reported."""
+        self.lengths.observe(output // max(choices, 1))
+        # Reasoning may have passed or not: the count says which.
+        shown = min((output - reasoning, output), key=lambda tokens: abs(tokens - counted))
+        self.answers.observe(counted, shown)
+
+
+class Slices:
+    """How far what a stream has reserved reaches, and more of it before it is used up."""
+
+    def __init__(self, held: Reservation, tariff: Tariff, most: int, choices: int, /) -> None:
+        self.held = held
+        self.tariff = tariff
+        self.cut = False
+        """Whether the stream had to end for want of room."""
+        self.choices = min(max(choices, 1), 1 << 16)
+        self._most = tariff.most_output(most)
+        if self._most >= 0:
+            self._most = _many(self._most, choices)
+        self.covered = tariff.reserved_output(most, choices, True)
+        """Tokens of the answer that are reserved."""
+        self._output_pico = tariff.prices_of(held.tokens - self.covered)[1]
+        self.line = 0
+        """Tokens the tap may count before more must be reserved."""
+        self._draw_line()
+
+    def _reach(self, tokens: int) -> int:
+        """Give how many tokens the tap may count before there can be so many."""
+        return (max(tokens, 0) << 20) // self.tariff.answers.correct(1 << 20)
+
+    def _draw_line(self) -> None:
+        if 0 <= self._most <= self.covered:
+            self.line = _FOREVER  # the provider was told, or cannot
+        else:
+            margin = min(_MARGIN * self.choices, self.covered // 4)
+            self.line = self._reach(self.covered - margin)
+
+    def go_on(self, now: int, delivered: int, /) -> bool:
+        """Tell whether a stream may go on of which so much has passed, as the tap counts it.
+
+        At the line another slice is reserved. Without room for one the stream goes on to the end
+        of what it has, and is asked again on the way; False: it has come there.
+        """
+        while delivered >= self.line:
+            more = _many(self.tariff.lengths.slice, self.choices)
+            if self._most >= 0:
+                more = min(more, self._most - self.covered)
+            if self.held.extend(now, more, _nano(more * self._output_pico)):
+                self.covered += more
+                self._draw_line()
+                continue
+            left = self._reach(self.covered - _LAST * self.choices) - delivered
+            if left <= 0:
+                self.cut = True
+                return False
+            self.line = delivered + (left + 1) // 2
+        return True

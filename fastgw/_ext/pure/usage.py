@@ -1,8 +1,11 @@
 """Read the tokens a provider reported, and price them. Twin of _usage.pyx.
 
-Counts are (input, output, cached, cache_write, reasoning), where input includes cache reads and
-writes and output includes reasoning, whoever reported. Prices are pico-dollars a unit: (input,
-output, cached, cache_write, reasoning, per_request).
+Counts are (input, output, cached, cache_write, reasoning, cache_write_1h, audio_in, image_in,
+audio_out, image_out): input includes cache reads and writes, audio and pictures, cache_write what
+is kept for an hour, output reasoning, audio and pictures, whoever reported. Prices are pico-dollars
+a unit, one tuple a tier: (above, input, output, cached, cache_write, reasoning, cache_write_1h,
+audio_in, image_in, audio_out, image_out, per_request). A tier holds for requests whose input is
+above so many tokens, all of it; the first for all others.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from typing import Any
 
 import orjson
 
-Counts = tuple[int, int, int, int, int]
-Prices = tuple[int, int, int, int, int, int]
+Counts = tuple[int, int, int, int, int, int, int, int, int, int]
+Tier = tuple[int, int, int, int, int, int, int, int, int, int, int, int]
+Prices = tuple[Tier, ...]
 
 MOST = 1 << 40
 """No exchange has a trillion tokens; more is nonsense and would overflow money."""
@@ -54,15 +58,30 @@ def read_event(payload: bytes, first: bytes | None = None) -> Counts | None:
 def cost(counts: Counts, prices: Prices) -> int:
     """Give the cost in nano-dollars, never negative, rounded half up once a price line.
 
-    Parts are clamped to their whole (cached and cache writes to input, reasoning to output), so
-    that a report that contradicts itself never credits anybody.
+    Parts are clamped to their whole in a fixed order (cached, cache writes, audio, pictures of the
+    input; reasoning, audio, pictures of the output), so that a report that contradicts itself never
+    credits anybody.
     """
-    whole_in, whole_out = max(counts[0], 0), max(counts[1], 0)
-    cached = min(max(counts[2], 0), whole_in)
-    written = min(max(counts[3], 0), whole_in - cached)
-    reasoning = min(max(counts[4], 0), whole_out)
-    units = (whole_in - cached - written, whole_out - reasoning, cached, written, reasoning, 1)
-    return min(sum(map(_line, units, prices)), MOST_NANO)
+    into, outof = max(counts[0], 0), max(counts[1], 0)
+    lines = next((tier for tier in reversed(prices) if into > tier[0]), prices[0])[1:]
+    cached, into = _part(counts[2], into)
+    written, into = _part(counts[3], into)
+    hour, written = _part(counts[5], written)
+    audio_in, into = _part(counts[6], into)
+    image_in, into = _part(counts[7], into)
+    reasoning, outof = _part(counts[4], outof)
+    audio_out, outof = _part(counts[8], outof)
+    image_out, outof = _part(counts[9], outof)
+    units = (
+        into, outof, cached, written, reasoning, hour, audio_in, image_in, audio_out, image_out, 1,
+    )  # fmt: skip
+    return min(sum(map(_line, units, lines)), MOST_NANO)
+
+
+def _part(count: int, whole: int) -> tuple[int, int]:
+    """Give a part, no more than its whole, and what is left."""
+    part = min(max(count, 0), whole)
+    return part, whole - part
 
 
 def _line(units: int, price: int) -> int:
@@ -108,8 +127,20 @@ def _counts(reported: Any) -> Counts | None:
         cached = _count(reported, "cache_read_input_tokens") or 0
         written = _count(reported, "cache_creation_input_tokens") or 0
         prompt += cached + written
-    cached = min(cached, prompt)
-    return prompt, output, cached, min(written, prompt - cached), min(reasoning, output)
+    cached, into_left = _part(cached, prompt)
+    written, into_left = _part(written, into_left)
+    creation = reported.get("cache_creation")
+    hour = 0
+    if isinstance(creation, dict):
+        hour = min(_count(creation, "ephemeral_1h_input_tokens") or 0, written)
+    audio_in, into_left = _part(_count(into, "audio_tokens") or 0, into_left)
+    image_in, _ = _part(_count(into, "image_tokens") or 0, into_left)
+    reasoning, outof_left = _part(reasoning, output)
+    audio_out, outof_left = _part(_count(outof, "audio_tokens") or 0, outof_left)
+    image_out, _ = _part(_count(outof, "image_tokens") or 0, outof_left)
+    return (
+        prompt, output, cached, written, reasoning, hour, audio_in, image_in, audio_out, image_out,
+    )  # fmt: skip
 
 
 def _details(reported: dict[str, Any], *names: str) -> dict[str, Any]:

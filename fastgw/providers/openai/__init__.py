@@ -21,7 +21,7 @@ RECORD = ProviderType(
         "responses": "/responses",
     },
     authorize=bearer,
-    translators={"openai": partial(OpenAIRelay, asks_usage=True)},
+    translators={"openai": partial(OpenAIRelay, asks_usage=True, maximum="max_completion_tokens")},
     forward_headers=frozenset(
         {
             "openai-beta",

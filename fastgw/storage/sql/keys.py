@@ -35,7 +35,7 @@ class Key(Stored, kw_only=True):
 
 KEYS = Noun("api_keys", Key, "key", fixed=("hint",), hidden=("hash",))
 
-FIND_BY_HASH = """SELECT k.id, k.name, k.hash, k.expires_at, k.tags,
+PRINCIPALS = """SELECT k.id, k.name, k.hash, k.expires_at, k.tags,
   k.allowed_models, k.allowed_ips, k.client_tags, k.user_id, t.id AS team_id, o.id AS org_id,
   COALESCE(k.priority, t.priority) AS priority,
   k.enabled AS key_enabled,
@@ -46,7 +46,9 @@ FROM api_keys k
 LEFT JOIN users u ON u.id = k.user_id
 LEFT JOIN teams t ON t.id = COALESCE(k.team_id, u.team_id)
 LEFT JOIN orgs o ON o.id = COALESCE(k.org_id, t.org_id, u.org_id)
-WHERE k.hash = $1 AND k.deleted_at IS NULL"""
+WHERE """
+FIND_BY_HASH = PRINCIPALS + "k.hash = $1 AND k.deleted_at IS NULL"
+FIND_BY_ID = PRINCIPALS + "k.id = $1"
 SET_HASH = """UPDATE api_keys SET hash = $2, hint = $3
 WHERE id = $1 AND deleted_at IS NULL"""
 LAST_USED = "SELECT last_used_at FROM api_key_activity WHERE key_id = $1"
@@ -76,6 +78,12 @@ async def find_by_hash(db: Session, digest: bytes) -> Principal | None:
     if row is None or not same_digest(row["hash"], digest):
         return None
     return _principal(row)
+
+
+async def find_principal(db: Session, key_id: str) -> Principal | None:
+    """Give whom a key stands for, whatever became of it; None when there never was such a key."""
+    row = await db.fetchrow(FIND_BY_ID, key_id)
+    return None if row is None else _principal(row)
 
 
 async def regenerate(db: Session, key_id: str) -> tuple[Key, Secret]:

@@ -49,11 +49,14 @@ OVERRIDABLE = (
 )  # fmt: skip
 """Fields that are facts: an admin's word for them outlives every sync."""
 
+_PLAIN = ('"input_pico"', '"output_pico"')
+
 BY_NAME = "SELECT id FROM models WHERE provider = $1 AND name = $2"
 REVIVE = "UPDATE models SET deleted_at = NULL WHERE id = $1 AND deleted_at IS NOT NULL"
 LOAD_ALL = "SELECT * FROM models WHERE deleted_at IS NULL ORDER BY provider, name"
 LOAD_KNOWN = """SELECT provider, name, enabled, input_pico, output_pico, cached_pico,
-  cache_write_pico, reasoning_pico, per_request_pico, created_at
+  cache_write_pico, reasoning_pico, per_request_pico, prices, overrides, max_output_tokens,
+  created_at
 FROM models WHERE deleted_at IS NULL ORDER BY provider, name"""
 
 create, get, find = MODELS.create, MODELS.get, MODELS.find
@@ -98,10 +101,19 @@ async def load_known(db: Session, make: Callable[..., T]) -> Sequence[T]:
             name=row["name"],
             enabled=row["enabled"] == 1,
             price=price_of(row),
+            prices=_prices_of(row),
+            max_output_tokens=row["max_output_tokens"],
             created_at=row["created_at"],
         )
         for row in await db.fetch(LOAD_KNOWN)
     ]
+
+
+def _prices_of(row: Mapping[str, Any]) -> str:
+    """Give the further lines; the catalogue's do not go with plain lines that an admin set."""
+    own: str = row["overrides"]
+    mixed = '"prices"' not in own and any(line in own for line in _PLAIN)
+    return "{}" if mixed else row["prices"]
 
 
 def price_of(row: Mapping[str, Any]) -> Price | None:
