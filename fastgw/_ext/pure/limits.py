@@ -369,6 +369,57 @@ class Budget(Meter):
         return self.reserved == 0
 
 
+class Shared(Meter):
+    """A meter that is kept elsewhere, for many workers: what was last heard of it."""
+
+    def __init__(
+        self,
+        key: Any,
+        kind: int,
+        metric: int,
+        limit: int,
+        window_us: int = 0,
+        burst: int = 0,
+        hard: bool = True,
+        period: str = "",
+    ) -> None:
+        super().__init__(limit)
+        self.key = key
+        self.kind = kind
+        self.metric = metric
+        self.window_us = window_us
+        self.burst = burst
+        self.hard = hard
+        self.period = period
+        self.loaded = False
+        self.spent = 0
+        self.left = limit
+        self.reset_at = 0
+        """-1: never."""
+        self.escrow = 0
+        """What this worker may spend without asking."""
+        self.wish = 0
+        """What it would like to have of that."""
+
+    def hear(self, now: int, left: int, reset: int, /) -> None:
+        """Note what is left, and how long until all of it is there again; -1: never."""
+        self.latest = now
+        self.left = left
+        self.reset_at = -1 if reset < 0 else now + reset
+
+    def remaining(self, _now: int, /) -> int:
+        """Give how much was left."""
+        return self.left
+
+    def reset_us(self, now: int, /) -> int:
+        """Give how long until all of it is there again; -1: never."""
+        return -1 if self.reset_at < 0 else max(self.reset_at - now, 0)
+
+    def idle(self, _now: int, /) -> bool:
+        """Tell whether it holds nothing: what is kept elsewhere stays there."""
+        return self.escrow == 0
+
+
 def _share(metric: int, requests: int, tokens: int, slots: int, nano: int) -> int:
     return (requests, tokens, slots, nano)[metric]
 
@@ -379,6 +430,8 @@ class Guard:
     def __init__(self, meters: tuple[Meter, ...], /) -> None:
         self.meters = tuple(dict.fromkeys(meters))
         """One that stands twice would be asked once and taken from twice."""
+        self.keeper: Any = None
+        """Who keeps its meters; None: they are kept here."""
         self.wants_tokens = any(meter.metric == _METRICS["tokens"] for meter in self.meters)
         self.wants_money = any(meter.metric == _MONEY for meter in self.meters)
 
@@ -395,6 +448,10 @@ class Guard:
         for meter in self.meters:
             meter.take(now, _share(meter.metric, 1, tokens, 1, nano))
         return Reservation(self, now, tokens, nano)
+
+    def admit(self, name: str, at: int, tokens: int, nano: int, /) -> Reservation:
+        """Give the reservation that the keeper of the meters has made under this id."""
+        return Reservation(self, at, max(tokens, 0), max(nano, 0), name)
 
     def refusal(self, now: int, tokens: int, nano: int, /) -> tuple[Meter | None, int]:
         """Give the meter that stands in the way the longest, and for how long; -1: for ever.
@@ -432,10 +489,14 @@ class Guard:
 class Reservation:
     """What one exchange holds until it is settled or released, once."""
 
-    __slots__ = ("_forgone", "at_us", "guard", "nano", "open", "tokens")
+    __slots__ = ("_forgone", "at_us", "guard", "id", "nano", "open", "tokens")
 
-    def __init__(self, guard: Guard, at_us: int, tokens: int, nano: int, /) -> None:
+    def __init__(
+        self, guard: Guard, at_us: int, tokens: int, nano: int, name: str | None = None, /
+    ) -> None:
         self.guard = guard
+        self.id = name
+        """Where it is kept by others, else None."""
         self.at_us = at_us
         self.tokens = tokens
         self.nano = nano
@@ -465,11 +526,20 @@ class Reservation:
             and index not in self._forgone
         ):
             self._forgone.add(index)
+            if self.guard.keeper is not None:
+                return  # it is told when the reservation is closed
             taken = _share(meters[index].metric, 1, self.tokens, 1, self.nano)
             meters[index].correct(self.at_us, now, taken, 0)
 
     def _close(self, now: int, requests: int, tokens: int, nano: int) -> None:
         self.open = False
+        if self.guard.keeper is not None:
+            forgone = sum(1 << index for index in self._forgone)
+            self.guard.keeper.close(
+                self.guard, self.id, self.at_us, self.tokens, self.nano, requests, tokens, nano,
+                forgone,
+            )  # fmt: skip
+            return
         for index, meter in enumerate(self.guard.meters):
             if index not in self._forgone:
                 taken = _share(meter.metric, 1, self.tokens, 1, self.nano)
