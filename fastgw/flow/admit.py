@@ -12,8 +12,8 @@ from fastgw._ext import estimate, limits, scan
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange, LoadSpend
-from fastgw.flow.limits import refusal
+from fastgw.flow.exchange import Exchange, LoadSpend, Reserve
+from fastgw.flow.limits import is_budget, refusal
 from fastgw.wire import json
 
 POLICY_KEYS = frozenset(
@@ -48,13 +48,15 @@ _SCAN_MESSAGES = {
 }
 
 
-def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None:
+def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | Reserve | None:
     """Read the body's policy fields, check that the key may use the model, and reserve.
 
     Reserving comes last, so that what is refused for another reason holds nothing.
     """
     principal = exchange.principal
     assert principal is not None
+    if exchange.model is not None and exchange.reservation is not None:
+        return None  # what there was to wait for has come
     exchange.body = body
     exchange.spans = spans = _scan(body)
     name = _read(exchange, b"model")
@@ -75,7 +77,7 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
     return _reserve(exchange, context)
 
 
-def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
+def _reserve(exchange: Exchange, context: Context) -> LoadSpend | Reserve | None:
     """Take from every limit and budget that applies, or from none and refuse."""
     if exchange.reservation is not None:  # the fast lane has reserved already
         return None
@@ -87,11 +89,12 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     exchange.guard = guard
     if not guard.meters:
         return None
-    unread = tuple(m for m in guard.meters if isinstance(m, limits.Budget) and not m.loaded)
-    if unread:
-        return LoadSpend(unread)
+    if guard.keeper is None:
+        unread = tuple(m for m in guard.meters if isinstance(m, limits.Budget) and not m.loaded)
+        if unread:
+            return LoadSpend(unread)
     tokens = nano = 0
-    if any(isinstance(meter, limits.Budget) and meter.hard for meter in guard.meters):
+    if any(is_budget(meter) and meter.hard for meter in guard.meters):
         limiter.check_priced(model)
     if guard.wants_tokens or guard.wants_money:
         if guard.wants_money:
@@ -104,6 +107,8 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
             exchange.choices,
             exchange.stream,
         )
+    if guard.keeper is not None:
+        return Reserve(exchange, tokens, nano)
     now = limits.now_us()
     exchange.reservation = guard.reserve(now, tokens, nano)
     if exchange.reservation is None:

@@ -27,10 +27,21 @@ class LoadKey(msgspec.Struct, frozen=True):
 class LoadSpend(msgspec.Struct, frozen=True):
     """Wait: what was spent of these budgets before must be read from the store."""
 
-    budgets: tuple[limits.Budget, ...]
+    budgets: tuple[limits.Budget | limits.Shared, ...]
 
 
-Wait = LoadKey | LoadSpend
+class Reserve(msgspec.Struct, frozen=True):
+    """Wait: whoever keeps the meters of the exchange's guard must be asked for so much of them.
+
+    The exchange gets its reservation, or what stands in the way is raised.
+    """
+
+    exchange: Exchange
+    tokens: int
+    nano: int
+
+
+Wait = LoadKey | LoadSpend | Reserve
 """What a stage may wait for."""
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, TypeGuard
 
 from fastgw import catalog
 from fastgw._ext import estimate, limits
 from fastgw.domain import Deployment, Model, Price, Principal, usd
 from fastgw.errors import BudgetReserved, GatewayError, InsufficientQuota, NotAllowed, RateLimited
 from fastgw.flow.rules import MONEY, Rule, Rules, facts_of
+from fastgw.flow.shared import adjust, make_meter
 from fastgw.metrics import Metrics
 from fastgw.providers import registry
 
-Meter = limits.Window | limits.Bucket | limits.Slots | limits.Budget
+Meter = limits.Window | limits.Bucket | limits.Slots | limits.Budget | limits.Shared
 
 FLAT_NANO = 10_000_000
 """What a request to a model without a price counts under `budgets.unpriced: flat`: a cent."""
@@ -38,6 +40,13 @@ _UNSHARED = 2
 """References to a meter that only the table holds: the table's own and the one that asks."""
 
 
+class Keeper(Protocol):
+    """Who keeps meters for many workers."""
+
+    def give_back(self, meter: Meter, /) -> None:
+        """Let go of what is put aside of a meter nobody needs."""
+
+
 class Limiter:
     """The meters of all rules, made as they are needed."""
 
@@ -45,6 +54,8 @@ class Limiter:
         self.rules = rules or Rules()
         self.unpriced = "refuse"
         """What a budget does about a model without a price: refuse, flat or allow."""
+        self.keeper: Keeper | None = None
+        """Who keeps the meters; None: they are kept here. Set before any is made."""
         self._meters: dict[tuple[str, str], Meter] = {}
         self._values: Counter[str] = Counter()
         """How many meters rules about chosen values have."""
@@ -82,13 +93,15 @@ class Limiter:
         if not self.rules:
             return limits.Guard(())
         facts = facts_of(principal, model, providers, tags)
-        return limits.Guard(
+        guard = limits.Guard(
             tuple(self._meter(rule, value) for rule, value in self.rules.matching(facts))
         )
+        guard.keeper = self.keeper
+        return guard
 
-    def budgets(self) -> Iterator[limits.Budget]:
+    def budgets(self) -> Iterator[limits.Budget | limits.Shared]:
         """Give the budgets that somebody has met so far."""
-        return (m for m in list(self._meters.values()) if isinstance(m, limits.Budget))
+        return (m for m in list(self._meters.values()) if is_budget(m))
 
     def sweep(self, now: int) -> None:
         """Let go of some meters that nobody asked for a while and that hold nothing."""
@@ -97,7 +110,11 @@ class Limiter:
         batch, self._unswept = self._unswept[-_SWEPT:], self._unswept[:-_SWEPT]
         for key in batch:
             meter = self._meters.get(key)
-            if meter is None or now - meter.latest < _IDLE_US or not meter.idle(now):
+            if meter is None or now - meter.latest < _IDLE_US:
+                continue
+            if not meter.idle(now):
+                if self.keeper is not None:
+                    self.keeper.give_back(meter)
                 continue
             chosen = meter.rule.scope in _CHOSEN
             del meter
@@ -140,9 +157,13 @@ class Limiter:
             meter = self._meters.get((rule.id, value))
         if meter is None:
             self._values[rule.id] += rule.scope in _CHOSEN
-            meter = self._meters[rule.id, value] = _make(rule)
-            meter.rule = rule
-            meter.value = value
+            if self.keeper is not None:
+                meter = make_meter(rule, value)
+            else:
+                meter = _make(rule)
+                meter.rule = rule
+                meter.value = value
+            self._meters[rule.id, value] = meter
         return meter
 
     def _family(self, name: str) -> estimate.Family:
@@ -162,7 +183,15 @@ def _make(rule: Rule) -> Meter:
     return limits.Window(number, window_us, rule.metric)
 
 
+def is_budget(meter: Meter) -> TypeGuard[limits.Budget | limits.Shared]:
+    """Tell whether it counts money."""
+    return bool(meter.rule.metric == MONEY)
+
+
 def _adjust(meter: Meter, rule: Rule) -> Meter:
+    if isinstance(meter, limits.Shared):
+        adjust(meter, rule)
+        return meter
     meter.rule = rule
     meter.limit = min(rule.limit, _MOST_NUMBER)
     if isinstance(meter, limits.Bucket):
@@ -211,12 +240,15 @@ def refusal(
     None: it would after all.
     """
     meter, wait = guard.refusal(now, tokens, nano)
-    if meter is None:
-        return None
+    return None if meter is None else refusal_by(meter, wait, tokens, nano, metrics)
+
+
+def refusal_by(meter: Meter, wait: int, tokens: int, nano: int, metrics: Metrics) -> GatewayError:
+    """Give the error for a meter that stands in the way for so long (-1: for ever); count it."""
     rule: Rule = meter.rule
     after = None if wait < 0 else wait / 1e6
     whom = f"{rule.scope} {meter.value or rule.match}" if rule.scope != "global" else "everybody"
-    if not isinstance(meter, limits.Budget):
+    if not is_budget(meter):
         metrics.rate_limited[rule.scope].add(1)
         return _rate_limited(rule, whom, after, tokens)
     metrics.budget_exceeded[rule.scope].add(1)

@@ -137,12 +137,12 @@ class Batch:
             )
         )  # fmt: skip
 
-    def read(self, reply: bytes, now: int) -> Sequence[Any]:
-        """Note what the answer says of the meters; give the results of the ops."""
-        _, results, mirrors, escrows = _decoder.decode(reply)
+    def read(self, reply: bytes, now: int) -> tuple[int, Sequence[Any]]:
+        """Note what the answer says of the meters; give Redis' time and the results of the ops."""
+        wall, results, mirrors, escrows = _decoder.decode(reply)
         meters = self.meters
         for at in range(0, len(mirrors), 3):
             meters[mirrors[at] - 1].hear(now, int(mirrors[at + 1]), int(mirrors[at + 2]))
         for at in range(0, len(escrows), 2):
             meters[escrows[at] - 1].escrow = int(escrows[at + 1])
-        return results  # type: ignore[no-any-return]
+        return wall, results

@@ -53,7 +53,7 @@ class Keeper:
         reply = self._call(
             b"*%d\r\n%b$%d\r\n%b\r\n" % (int(count[1:]) + 1, rest, len(time), time)
         )
-        (result,) = batch.read(reply, now)
+        _, (result,) = batch.read(reply, now)
         return result
 
     def leave(self):
