@@ -196,6 +196,8 @@ cdef class Journal:
         self, Who who, str id, str label, int64_t created_at, bint stream, int64_t nano,
         int64_t tokens, int64_t prompt,
     ) except -1:
+        if self.base == NULL:
+            return 0
         cdef Py_ssize_t kept = LONGEST_CLOSE + PyBytes_GET_SIZE(who.line)
         cdef Py_ssize_t id_size, label_size
         cdef const char *id_at = PyUnicode_AsUTF8AndSize(id, &id_size)
@@ -230,6 +232,8 @@ cdef class Journal:
         self, Py_ssize_t kept, Who who, str id, str label, int64_t created_at, Closing *closing,
         str code,
     ) except -1:
+        if self.base == NULL:
+            return False
         cdef Py_ssize_t id_size, label_size, code_size
         cdef const char *id_at = PyUnicode_AsUTF8AndSize(id, &id_size)
         cdef const char *label_at = NULL
@@ -278,8 +282,6 @@ cdef class Journal:
         int64_t nano, int64_t tokens, int64_t prompt,
     ):
         """Write that an exchange begins; give the bytes kept back for its close, 0: no room."""
-        if self.base == NULL:
-            return 0
         return self.c_open(who, id, label, created_at, stream, nano, tokens, prompt)
 
     def close(
@@ -293,8 +295,6 @@ cdef class Journal:
         False: no room, which happens only with nothing kept.
         """
         cdef Closing closing
-        if self.base == NULL:
-            return False
         closing.status = status
         closing.attempts = attempts
         closing.stream = stream

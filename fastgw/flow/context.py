@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastgw._ext import ids
+from fastgw._ext import ids, journal
 from fastgw.domain import Secret, UsageRecord
 from fastgw.flow.directory import Directory
 from fastgw.flow.keys import KeyCache
@@ -32,6 +32,8 @@ class Context:
         self.record = record
         self.plans: Plans | None = None
         """What the fast lane executes; None where there is no fast lane."""
+        self.journal: journal.Journal | None = None
+        """Where exchanges are written down before anything of them leaves."""
         self.limiter = Limiter()
         self.proxies: tuple[str, ...] = ()
         """Networks of proxies whose word on the client's address is taken."""

@@ -71,6 +71,7 @@ class Exchange:
         "guard",
         "headers",
         "id",
+        "kept",
         "model",
         "most_output",
         "peer",
@@ -135,6 +136,8 @@ class Exchange:
         self.reservation: limits.Reservation | None = None
         self.stamps: tuple[Stamp, Stamp] | None = None
         """Of the directory and the rules that were looked at: a change since has killed them."""
+        self.kept = 0
+        """Bytes the journal keeps for the closing line; 0 until there is an opening one."""
         self.flat_nano: int | None = None
         """What it costs where nobody knows a price."""
         # route

@@ -1,6 +1,7 @@
 """Types of `plan.py` for the compiled build; the fast lane reads them as C fields."""
 
 from fastgw._ext._counters cimport Counter, Histogram
+from fastgw._ext._journal cimport Who
 from fastgw._ext._limits cimport Guard, Tariff
 from fastgw._ext._usage cimport Prices
 from fastgw.flow.stamp cimport Stamp
@@ -17,6 +18,7 @@ cdef class Leg:
     cdef bint ready  # what a C compiler reads is filled in
     cdef Prices lines
     cdef readonly int weight
+    cdef Who who
     cdef Origin origin
     cdef object timeouts
     cdef bint replay

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fastgw._ext import estimate, limits
+from fastgw._ext import estimate, journal, limits
 from fastgw.catalog.cost import price_lines
 from fastgw.errors import GatewayError, ModelNotAllowed, ModelNotFound
 from fastgw.flow.exchange import Exchange
+from fastgw.flow.ledger import who_of
 from fastgw.flow.relay import Labels, labels_of, signature
 from fastgw.flow.stamp import Stamp
 from fastgw.flow.translate import outlet_of
@@ -73,7 +74,7 @@ class Leg:
         "first_token", "forgone", "forward", "input", "labels", "make_relay", "model",
         "model_json", "origin", "output", "overhead", "prefix", "priced", "prices", "provider",
         "provider_type", "ready", "reasoning", "replay", "requests", "signature", "tells_twice",
-        "timeouts", "upstream", "weight",
+        "timeouts", "upstream", "weight", "who",
     )  # fmt: skip
 
     deployment: Deployment
@@ -81,6 +82,7 @@ class Leg:
     model: str
     provider_type: ProviderType
     weight: int
+    who: journal.Who
     origin: Origin
     timeouts: Timeouts
     replay: bool
@@ -344,6 +346,7 @@ def make_leg(
     leg.model = deployment.model
     leg.provider_type = record
     leg.weight = max(deployment.weight, 0)
+    leg.who = who_of(exchange, deployment)
     leg.origin = pool.origin(outlet.target)
     leg.timeouts = provider.timeouts
     leg.replay = record.replay
@@ -394,6 +397,7 @@ def exchange_of(
     leg: Leg,
     *,
     reservation: limits.Reservation | None,
+    kept: int,
     id: str,  # noqa: A002 - the contract's name
     label: str | None,
     created_at: int,
@@ -421,6 +425,7 @@ def exchange_of(
     exchange.guard = plan.guard
     exchange.tariff = plan.tariff
     exchange.reservation = reservation
+    exchange.kept = kept
     exchange.asked = [leg.deployment.provider.name]
     exchange.deployment = leg.deployment
     exchange.provider_type = leg.provider_type

@@ -29,6 +29,7 @@ class Carry:
         attempt: Attempt,
         tariff: limits.Tariff | None,
         reservation: limits.Reservation | None,
+        kept: int,
         forsake: Callable[[], None],
     ) -> None:
         self.id = id
@@ -39,6 +40,7 @@ class Carry:
         self.attempt = attempt
         self.tariff = tariff
         self.reservation = reservation
+        self.kept = kept
         self._events: list[tuple[str, tuple[Any, ...]]] = []
         self._sink: Any = None
         self._waiting = 0

@@ -2,6 +2,7 @@
 
 from fastgw._ext._counters cimport Counter, Gauge
 from fastgw._ext._ids cimport Source
+from fastgw._ext._journal cimport Journal
 from fastgw._ext._request cimport Fields, Request
 from fastgw.flow.plan cimport Plans
 from fastgw.flow.stamp cimport Freshness
@@ -36,6 +37,7 @@ cdef class FastLane:
     cdef Counter overrun_nano
     cdef Gauge gauge
     cdef object sha256
+    cdef Journal journal
     cdef object record
     cdef object door
     cdef readonly set fronts

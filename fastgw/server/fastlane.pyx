@@ -58,6 +58,7 @@ cdef class FastLane:
         self.make_handler = make_handler
         self.plans = context.plans
         self.freshness = context.keys.freshness
+        self.journal = context.journal
         self.deadlines = deadlines
         self.fields = Fields(FIELDS)
         self.routes = {

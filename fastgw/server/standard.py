@@ -107,6 +107,7 @@ class StandardLane:
             exchange.id, exchange.created_at = carry.id, carry.created_at
             exchange.started = carry.started
             exchange.tariff, exchange.reservation = carry.tariff, carry.reservation
+            exchange.kept = carry.kept
             exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
         self.in_flight += 1

@@ -26,6 +26,7 @@ cdef class Turn(Deadline):
     cdef Head head
     cdef Tap tap
     cdef Reservation reservation
+    cdef Py_ssize_t kept  # of the journal, for the closing line
     cdef long long estimated
     cdef bytes request
     cdef Py_ssize_t body

@@ -14,6 +14,7 @@ from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw._ext._estimate cimport prompt_tokens
 from fastgw._ext._http1 cimport Head
+from fastgw._ext._journal cimport Closing
 from fastgw._ext._limits cimport Amounts, Reservation, now_us
 from fastgw._ext._scan cimport FINE, Names, Span, compiled_names, find_spans, skip_space
 from fastgw._ext._sse cimport Tap
@@ -326,16 +327,26 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
             ))
             return None
     cdef Turn turn = Turn.__new__(Turn)
+    turn.leg = choose(lane, plan)
+    turn.id = lane.ids.next()
+    turn.label = read_label(lane, head)
+    if lane.journal is not None:
+        turn.kept = lane.journal.c_open(
+            turn.leg.who, turn.id, turn.label, now_ms, order.stream, amounts.nano, amounts.tokens,
+            max(estimated, 0),
+        )
+        if not turn.kept:
+            if reservation is not None:
+                reservation.release(now_us())
+            lane.reason = "journal"
+            return None
     turn.lane = lane
     turn.client = client
     turn.plan = plan
-    turn.leg = choose(lane, plan)
     if not turn.leg.ready:
         make_ready(turn.leg)
     turn.request = data
     turn.body = lane.request.size
-    turn.id = lane.ids.next()
-    turn.label = read_label(lane, head)
     turn.stream = order.stream
     turn.asks_usage = turn.leg.asks_usage and order.stream and not order.wants_usage
     turn.reservation = reservation
@@ -589,7 +600,6 @@ cdef class Turn(Deadline):
         if self.opening is None:
             self.opening = self.opening_lines()
             self.client.write(self.opening)
-        self.client.write(b"0\r\n\r\n")
         self.finish_stream()
 
     def upstream_failed(self, error):
@@ -606,7 +616,7 @@ cdef class Turn(Deadline):
         cdef FastLane lane = self.lane
         carry = Carry(
             self.id, self.created_ms, self.started, self.sent, self.leg.deployment, self.attempt,
-            self.plan.tariff, self.reservation, self.forsake,
+            self.plan.tariff, self.reservation, self.kept, self.forsake,
         )
         if self.head is not None:
             carry.upstream_head(self.head)
@@ -656,7 +666,7 @@ cdef class Turn(Deadline):
         self.client.turn_over(True)
 
     cdef object finish_stream(self):
-        """Account for a stream that came to its end, and let the next request come."""
+        """Account for a stream that came to its end, and only then let the client see the end."""
         cdef Tokens tokens
         cdef long long cost
         cdef Tap tap = self.tap
@@ -673,6 +683,7 @@ cdef class Turn(Deadline):
             cost = cost_of(&tokens, &self.leg.lines) if self.leg.priced else 0
             self.settle(&tokens, cost)
             self.close_books(&tokens, cost)
+        self.client.write(b"0\r\n\r\n")
         self.client.turn_over(False)
 
     cdef object answer_whole(self):
@@ -684,6 +695,7 @@ cdef class Turn(Deadline):
         cdef int fault = 0
         cdef Tokens tokens
         cdef long long cost = 0
+        cdef bytes answer
         if (
             find_spans(at, PyBytes_GET_SIZE(body), USAGE, found, &seen, &fault) != FINE
             or not seen
@@ -704,8 +716,9 @@ cdef class Turn(Deadline):
         self.lane.put_number(PyBytes_GET_SIZE(body))
         self.lane.put(b"\r\n\r\n", 4)
         self.lane.put_bytes(body)
-        self.client.write(self.lane.taken())
+        answer = self.lane.taken()
         self.close_books(&tokens, cost)
+        self.client.write(answer)
         self.client.turn_over(False)
 
     cdef bytes opening_lines(self):
@@ -765,6 +778,7 @@ cdef class Turn(Deadline):
         cdef Plan plan = self.plan
         cdef FastLane lane = self.lane
         cdef long long ended = monotonic_ns()
+        cdef Closing closing
         leg.requests.add(1)
         leg.duration.observe((ended - self.started) / 1e9)
         leg.upstream.observe((ended - self.sent) / 1e9)
@@ -777,6 +791,25 @@ cdef class Turn(Deadline):
         leg.cache_write.add(tokens.cache_write)
         leg.reasoning.add(tokens.reasoning)
         leg.cost_nano.add(cost)
+        if lane.journal is not None:
+            closing.status = 200
+            closing.attempts = 1
+            closing.stream = self.stream
+            closing.source = 0
+            closing.input = tokens.input
+            closing.output = tokens.output
+            closing.cached = tokens.cached
+            closing.cache_write = tokens.cache_write
+            closing.reasoning = tokens.reasoning
+            closing.nano = cost
+            closing.duration_ms = (ended - self.started) // 1_000_000
+            closing.ttft_ms = (self.first - self.sent) // 1_000_000 if self.first else -1
+            closing.overhead_us = (self.sent - self.started) // 1000
+            lane.journal.c_close(
+                self.kept, leg.who, self.id, self.label, self.created_ms, &closing, None
+            )
+            self.over()
+            return
         lane.record(UsageRecord(
             self.id,
             self.label if self.label is not None else self.id,
@@ -822,6 +855,7 @@ cdef class Turn(Deadline):
                 self.plan,
                 self.leg,
                 reservation=self.reservation,
+                kept=self.kept,
                 id=self.id,
                 label=self.label,
                 created_at=self.created_ms,
