@@ -84,6 +84,11 @@ class UsageWriter:
             self._write_spill(self._waiting)
             self._waiting = []
 
+    async def flush(self) -> None:
+        """Wait until everything put so far is in the store."""
+        while self._waiting or self._batch:
+            await asyncio.sleep(_PAUSE_S)
+
     async def load_spilled(self) -> int:
         """Write the records an earlier process could not; give how many there were."""
         loaded = 0

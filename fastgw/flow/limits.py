@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeGuard
 
+import msgspec
+
 from fastgw import catalog
 from fastgw._ext import estimate, limits
 from fastgw.domain import Deployment, Model, Price, Principal, usd
@@ -38,6 +40,13 @@ _SWEPT = 1_000
 """Meters looked at in one go, so that nobody waits for a sweep."""
 _UNSHARED = 2
 """References to a meter that only the table holds: the table's own and the one that asks."""
+
+
+class Stands(msgspec.Struct, frozen=True):
+    """A meter that refused, for so long: microseconds, -1 for ever."""
+
+    meter: limits.Shared
+    wait: int
 
 
 class Keeper(Protocol):

@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
 
-import msgspec
 import structlog
 
 from fastgw._ext import limits
 from fastgw.errors import GatewayError, RateLimited, StoreUnavailable
 from fastgw.flow.exchange import LoadSpend
+from fastgw.flow.limits import Stands
 from fastgw.flow.shared import (
     CLOSE,
     EXTEND,
@@ -62,13 +62,6 @@ _MOST_REPLAYED = 500
 
 Outcome = limits.Reservation | LoadSpend | GatewayError
 """What becomes of a wish to reserve: budgets may have to be read first."""
-
-
-class Stands(msgspec.Struct, frozen=True):
-    """A meter that refused, for how long (microseconds, -1 for ever)."""
-
-    meter: Any
-    wait: int
 
 
 class Ask:
@@ -622,7 +615,7 @@ class Keeper:
             link.close()
         self._lost.set()
 
-    async def close(self) -> None:
+    async def leave(self) -> None:
         """Send what waits, give back all escrow, and wait for the answer."""
         if not self._up:
             return

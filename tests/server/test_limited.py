@@ -1,9 +1,10 @@
-"""Limits and budgets on the standard lane: who is refused, how, and what comes back."""
+"""Limits and budgets on both lanes, kept in process and in Redis: who is refused, how, and what comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 
 import pytest
 
@@ -25,6 +26,15 @@ SSE = (
 )
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 FAULT = b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@pytest.fixture(params=["in process", "redis"])
+def serve(request, serve):
+    """Serve with meters of the worker's own, and with those that Redis keeps."""
+    if request.param == "in process":
+        return serve
+    url = request.getfixturevalue("redis_url")
+    return functools.partial(serve, redis={"url": url})
 
 
 @pytest.fixture
