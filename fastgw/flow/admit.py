@@ -89,10 +89,9 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | Reserve | None
     exchange.guard = guard
     if not guard.meters:
         return None
-    if guard.keeper is None:
-        unread = tuple(m for m in guard.meters if isinstance(m, limits.Budget) and not m.loaded)
-        if unread:
-            return LoadSpend(unread)
+    unread = tuple(m for m in guard.meters if is_budget(m) and not m.loaded)
+    if unread:
+        return LoadSpend(unread)
     tokens = nano = 0
     if any(is_budget(meter) and meter.hard for meter in guard.meters):
         limiter.check_priced(model)

@@ -318,7 +318,9 @@ class Gateway:
         assert exchange.guard is not None
         for _ in range(_MOST_LOADS):
             outcome = await keeper.wait(exchange.guard, exchange.id, wait.tokens, wait.nano)
-            if isinstance(outcome, LoadSpend):
+            if isinstance(outcome, LoadSpend):  # Redis has lost what it knew
+                for budget in outcome.budgets:
+                    budget.loaded = False
                 await self._spend.load(outcome.budgets)
             elif isinstance(outcome, Stands):
                 raise refusal_by(

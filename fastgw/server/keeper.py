@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
 
+import msgspec
 import structlog
 
 from fastgw._ext import limits
@@ -28,6 +29,7 @@ from fastgw.flow.shared import (
     EXTEND,
     INHERIT,
     LEASES,
+    LOOK,
     PREFIX,
     RENEW,
     RESERVE,
@@ -62,6 +64,20 @@ _MOST_REPLAYED = 500
 
 Outcome = limits.Reservation | LoadSpend | GatewayError
 """What becomes of a wish to reserve: budgets may have to be read first."""
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What is known of a meter; times in microseconds, -1 for never, money in nano-dollars."""
+
+    left: int
+    reset_us: int
+    wait_us: int
+    """Until the amounts asked about fit; 0: they do."""
+    spent: int
+    open: int
+    """What is reserved and not settled: of a budget, or slots."""
+    escrow: int
+    """What this worker holds of it."""
 
 
 class Ask:
@@ -145,6 +161,7 @@ class Keeper:
         self._came_up = asyncio.Event()
         self._closing = False
         self.refused_alone = 0
+        self.said_again = 0
         self.reserved_alone = 0
         self._escrowed: dict[limits.Shared, None] = {}
 
@@ -182,6 +199,25 @@ class Keeper:
 
         self.reserve(guard, id, tokens, nano, done)
         return await answer
+
+    async def look(self, guard: limits.Guard, tokens: int = 0, nano: int = 0) -> list[Seen]:
+        """Give what Redis knows of each meter of a guard; raises StoreUnavailable."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        if not self._up:
+            raise _unavailable()
+        ask = Ask(guard, "", tokens, nano, lambda seen: answer.done() or answer.set_result(seen))
+        ask.at = -1
+        call = self._call
+        call.asks.append((len(call.ops), ask))
+        call.ops.append((LOOK, guard, tokens, str(nano)))
+        self._soon()
+        found = await answer
+        if found is None:
+            raise _unavailable()
+        return [
+            Seen(int(left), int(reset), int(wait), int(used), int(taken), int(escrow))
+            for left, reset, wait, used, taken, escrow, _ in found
+        ]
 
     def extend(
         self, held: limits.Reservation, tokens: int, nano: int, done: Callable[[bool], None]
@@ -507,25 +543,23 @@ class Keeper:
     async def run(self) -> None:
         """Connect, and connect again, until cancelled."""
         pause = _FIRST_PAUSE_S
-        while True:
-            try:
-                await self._connect()
-            except (OSError, LinkLost, Refused) as exc:
-                log.info("redis_unreachable", reason=str(exc)[:200] or type(exc).__name__)
+        try:
+            while True:
+                try:
+                    await self._connect()
+                except (OSError, LinkLost, Refused) as exc:
+                    log.info("redis_unreachable", reason=str(exc)[:200] or type(exc).__name__)
+                except Exception:
+                    log.exception("redis_unreachable")
+                else:
+                    pause = _FIRST_PAUSE_S
+                    await self._renew_until_lost()
+                    continue
                 self._drop_link()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
-                continue
-            except asyncio.CancelledError:
-                self._drop_link()
-                raise
-            except Exception:
-                log.exception("redis_unreachable")
-                self._drop_link()
-                await asyncio.sleep(_LONGEST_PAUSE_S)
-                continue
-            pause = _FIRST_PAUSE_S
-            await self._renew_until_lost()
+        finally:
+            self._drop_link()
 
     async def wait_until_up(self, timeout_s: float) -> None:
         """Wait for the first connection, no longer than so."""
@@ -589,6 +623,7 @@ class Keeper:
                 log.warning("redis_lost_batches", batches=len(missing))
             said += [op for call in missing for op in call.reserved]
         self._acked.clear()
+        self.said_again += len(said)
         self._owed = said + self._owed
         self._send_owed()
         if self._escrowed and not lost:
@@ -644,6 +679,7 @@ class Keeper:
             "escrow_usd": sum(meter.escrow for meter in money) / 1e9,
             "reserved_alone": self.reserved_alone,
             "refused_alone": self.refused_alone,
+            "said_again": self.said_again,
             "largest_overshoot_usd": 0,
         }
 

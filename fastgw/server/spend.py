@@ -52,7 +52,7 @@ class Spend:
         """Read what was spent of budgets that are met for the first time."""
         async with self._loading:
             for budget in budgets:
-                if self._keeper is not None or not budget.loaded:
+                if not budget.loaded:
                     await self._read(budget.rule, [budget], budget.value or None)
 
     async def refresh(self) -> None:
