@@ -116,8 +116,10 @@ class Batch:
         """Ask for escrow."""
         self.wishes.append((self.place(meter), meter.wish))
 
-    def pack(self, instance: str, place: str, seq: int, script: Script = TICK) -> bytes:
-        """Give the command."""
+    def pack(
+        self, instance: str, place: str, seq: int, script: Script = TICK, *, sweep: bool = True
+    ) -> bytes:
+        """Give the command; `sweep`: let leases end."""
         guard = self.guard
         ops = [
             (op[0], op[1], guard(op[2]), *op[3:]) if op[0] <= EXTEND
@@ -127,7 +129,7 @@ class Batch:
             for op in self.ops
         ]  # fmt: skip
         asked = _encoder.encode(
-            (PREFIX, instance, place, seq, self._specs, self._lists, ops, self.wishes)
+            (PREFIX, instance, place, seq, self._specs, self._lists, ops, self.wishes, sweep)
         )
         keys = self._keys
         return hiredis.pack_command(

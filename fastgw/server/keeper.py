@@ -57,6 +57,7 @@ _RENEW_S = 10.0
 _ESCROW_S = 590.0
 """Escrow is ours for ten minutes after a renewal (`PLACE_LEASE` of tick.lua), less a margin."""
 _WISH_S = 0.1
+_SWEEP_S = 1.0
 _SHARE = 16
 _MOST_ESCROW = 9 * 10**14
 _MOST_UNDER_WAY = 8
@@ -157,6 +158,7 @@ class Keeper:
         """How far Redis' clock is ahead of ours."""
         self._wish_at = 0.0
         self._renewed_at = 0.0
+        self._swept_at = 0.0
         self._lost = asyncio.Event()
         self._came_up = asyncio.Event()
         self._closing = False
@@ -313,8 +315,12 @@ class Keeper:
         self._under_way.append(call)
         if self._timer is None:
             self._timer = self._loop.call_later(PATIENCE_S, self._look)
+        sweep = now - self._swept_at > _SWEEP_S
+        if sweep:
+            self._swept_at = now
         self._link.call(
-            call.pack(self._instance, self._place, call.seq), partial(self._heard, call)
+            call.pack(self._instance, self._place, call.seq, sweep=sweep),
+            partial(self._heard, call),
         )
 
     def _heard(self, call: Call, reply: Any) -> None:

@@ -6,7 +6,8 @@
 -- KEYS[4]  hash of this instance: open reservations by id, and `seq`, the number of its last batch
 -- KEYS[5]  hash of this place: its escrow, by meter key
 -- KEYS[6…] meters
--- ARGV[1]  MessagePack: [prefix, instance, place, seq, meters, guards, ops, wishes]
+-- ARGV[1]  MessagePack: [prefix, instance, place, seq, meters, guards, ops, wishes,
+--            sweep]
 --            meters   [[kind, metric, limit, window | hard, burst], …] beside KEYS[6…]
 --                     kinds: 1 window, 2 bucket, 3 slots, 4 … 7 budget of a day, week, month, total
 --            guards   [[place in meters, …], …]
@@ -14,6 +15,7 @@
 --                     `at`: reserve whatever there is room for, as of then (0: now); `adopt`: of the
 --                     escrow. CLOSE with `at` 0 looks up what was reserved, and when
 --            wishes   [[place in meters, escrow wanted], …]
+--            sweep    whether to end leases: once a second is enough
 -- Returns  MessagePack: [now, results, mirrors, escrows]
 --            results  one for each op: a time (reserved then), true, or a list that says why not
 --            mirrors  flat: place, remaining, microseconds until all of it is there; for header lines
@@ -31,7 +33,6 @@ local FIXED = 5
 local CELLS = 128
 local HEADER = '<dddddddddddd'
 local HEADER_SIZE = 96
-local NO_CELLS = string.rep('\0', CELLS * 8)
 local SOON = 1000000
 local DAY = 86400000000
 local HOUR = 3600000000
@@ -144,16 +145,17 @@ end
 -- Meters -------------------------------------------------------------------------------------------
 
 local opened = {} -- by key
+local behind = false -- the clock has been set back: a meter has seen a later time
 
 local function make(m, spec)
   m.latest, m.expires, m.escrow = 0, 0, 0
   m.kind, m.metric = spec[1], spec[2]
   if m.kind == WINDOW then
-    m.window, m.tail, m.total, m.ring = spec[4], 0, 0, NO_CELLS
+    m.window, m.tail, m.total, m.last, m.value, m.bare = spec[4], 0, 0, 0, 0, true
   elseif m.kind == BUCKET then
     m.window, m.units, m.rest = spec[4], 0, 0
   elseif m.kind == SLOTS then
-    m.taken = 0
+    m.total = 0
   else
     m.missing = true
     m.start, m.stop = 0, m.kind == TOTAL and FOREVER or 0
@@ -165,15 +167,11 @@ local function read(m, data)
   local a, b, c, d, e, f, g
   m.kind, m.metric, m.latest, m.expires, m.escrow, a, b, c, d, e, f, g = unpack_(HEADER, data)
   if m.kind == WINDOW then
-    m.window, m.tail, m.total = a, b, c
-    m.ring = #data > HEADER_SIZE and data:sub(HEADER_SIZE + 1) or ''
-    if #m.ring < CELLS * 8 then
-      m.ring = m.ring .. NO_CELLS:sub(#m.ring + 1)
-    end
+    m.window, m.tail, m.total, m.last, m.value = a, b, c, d, e
   elseif m.kind == BUCKET then
     m.window, m.limit, m.units, m.rest = a, b, c, d
   elseif m.kind == SLOTS then
-    m.taken = a
+    m.total = a
   else
     m.start, m.stop, m.used_high, m.used_low, m.open_high, m.open_low = a, b, c, d, e, f
     m.missing = g == 1 or nil
@@ -182,23 +180,26 @@ end
 
 local function ready(m)
   if m.kind == WINDOW then
-    m.cells, m.changed = {}, {}
+    m.cells, m.changed = { [m.last] = m.value }, {}
     m.cell = floor((m.window + CELLS - 2) / (CELLS - 1))
     m.tail_end = (m.tail + 1) * m.cell - 1 + m.window
   end
   m.mine = 0
+  if m.latest > wall then
+    behind = true
+  end
 end
 
 -- Give the meter of a key, nil when there is none and nobody says how to make it.
 local function open_meter(key, spec)
   local m = opened[key]
   if not m then
-    local data = call('GET', key)
-    if not data and not spec then
+    local data = call('GETRANGE', key, 0, HEADER_SIZE - 1)
+    if data == '' and not spec then
       return nil
     end
     m = { key = key }
-    if data then
+    if data ~= '' then
       read(m, data)
     else
       make(m, spec)
@@ -233,6 +234,21 @@ local function meter(at)
   return m
 end
 
+local guarded = {}
+
+-- The meters of a guard, brought to the time of this call.
+local function meters_of(number)
+  local ms = guarded[number]
+  if not ms then
+    ms = {}
+    for at, place_ in ipairs(guards[number]) do
+      ms[at] = meter(place_)
+    end
+    guarded[number] = ms
+  end
+  return ms
+end
+
 -- What this place holds of a meter's escrow: only asked where it could matter.
 local function look_mine(m)
   if not m.looked then
@@ -242,6 +258,7 @@ local function look_mine(m)
 end
 
 local function set_mine(m, amount)
+  m.seen = nil
   m.escrow = m.escrow + amount - m.mine
   m.mine = amount
   m.mine_changed, m.dirty = true, true
@@ -250,7 +267,12 @@ end
 local function cell_at(m, index)
   local value = m.cells[index]
   if not value then
-    value = unpack_('<d', m.ring, index * 8 + 1)
+    local data = ''
+    if not m.bare then
+      local at = HEADER_SIZE + index * 8
+      data = call('GETRANGE', m.key, at, at + 7)
+    end
+    value = #data == 8 and unpack_('<d', data) or 0
     m.cells[index] = value
   end
   return value
@@ -351,7 +373,7 @@ local function has_room(m, amount, high, low)
     local over = m.units + m.escrow - m.mine + amount - m.burst
     return over < 0 or (over == 0 and m.rest == 0)
   elseif m.kind == SLOTS then
-    return m.taken + m.escrow - m.mine + amount <= m.limit
+    return m.total + m.escrow - m.mine + amount <= m.limit
   end
   return not m.hard or (budget_left(m, high, low)) >= 0
 end
@@ -391,8 +413,8 @@ local function take(m, now, amount, high, low, adopt)
     use_mine(m, m.units + m.escrow + amount - m.burst + (m.rest > 0 and 1 or 0))
     m.units = m.units + amount
   elseif m.kind == SLOTS then
-    use_mine(m, m.taken + m.escrow + amount - m.limit)
-    m.taken = m.taken + amount
+    use_mine(m, m.total + m.escrow + amount - m.limit)
+    m.total = m.total + amount
   else
     if m.mine > 0 then
       local left_high, left_low = budget_left(m, high, low)
@@ -435,7 +457,7 @@ local function correct(m, at, now, taken, used, taken_high, taken_low, used_high
       end
     end
   elseif m.kind == SLOTS then
-    m.taken = m.taken - (taken - used)
+    m.total = m.total - (taken - used)
   elseif at >= m.start and at < m.stop then
     m.open_high, m.open_low = minus(m.open_high, m.open_low, taken_high, taken_low)
     m.used_high, m.used_low = plus(m.used_high, m.used_low, used_high, used_low)
@@ -452,7 +474,7 @@ local function remaining(m)
   elseif m.kind == BUCKET then
     return max(m.burst - m.units - m.escrow - (m.rest > 0 and 1 or 0), 0)
   elseif m.kind == SLOTS then
-    return max(m.limit - m.taken - m.escrow, 0)
+    return max(m.limit - m.total - m.escrow, 0)
   end
   local mine = m.mine
   m.mine = 0
@@ -475,7 +497,7 @@ local function reset_in(m, now)
   elseif m.kind == BUCKET then
     return drained_in(m, m.units, m.rest)
   elseif m.kind == SLOTS then
-    return m.taken > 0 and SOON or 0
+    return m.total > 0 and SOON or 0
   end
   return m.kind == TOTAL and -1 or m.stop - now
 end
@@ -524,11 +546,18 @@ local function save(m)
   local keep
   if m.kind == WINDOW then
     keep = max(4 * m.window, HOUR)
-    call('SETRANGE', m.key, 0, pack(HEADER, m.kind, m.metric, m.latest, m.expires, m.escrow,
-      m.window, m.tail, m.total, 0, 0, 0, 0))
-    for index in pairs(m.changed) do
-      call('SETRANGE', m.key, HEADER_SIZE + index * 8, pack('<d', m.cells[index]))
+    -- the header has the newest cell; it joins the others when a newer one takes its place
+    local last = floor(m.latest / m.cell) % CELLS
+    if last ~= m.last then
+      m.changed[m.last] = true
     end
+    for index in pairs(m.changed) do
+      if index ~= last then
+        call('SETRANGE', m.key, HEADER_SIZE + index * 8, pack('<d', m.cells[index]))
+      end
+    end
+    call('SETRANGE', m.key, 0, pack(HEADER, m.kind, m.metric, m.latest, m.expires, m.escrow,
+      m.window, m.tail, m.total, last, cell_at(m, last), 0, 0))
   elseif m.kind == BUCKET then
     keep = max(4 * m.window, HOUR)
     call('SET', m.key, pack(HEADER, m.kind, m.metric, m.latest, m.expires, m.escrow,
@@ -536,7 +565,7 @@ local function save(m)
   elseif m.kind == SLOTS then
     keep = HOUR
     call('SET', m.key, pack(HEADER, m.kind, m.metric, m.latest, m.expires, m.escrow,
-      m.taken, 0, 0, 0, 0, 0, 0), 'KEEPTTL')
+      m.total, 0, 0, 0, 0, 0, 0), 'KEEPTTL')
   else
     keep = 40 * DAY
     call('SET', m.key, pack(HEADER, m.kind, m.metric, m.latest, m.expires, m.escrow, m.start,
@@ -551,7 +580,33 @@ end
 
 -- Reservations -------------------------------------------------------------------------------------
 
-local fresh, fresh_count = {}, 0 -- reservations of this batch to be written, by id
+local fresh = {} -- reservations of this batch to be written: their records, by id
+local kept = {} -- what the ids that are closed in this batch had before: records, by id
+local gone = {} -- those that are closed, by id
+local wall_text = string.format('%.0f', wall)
+local joined = {} -- the keys of a guard, by its number
+
+-- A reservation as it is kept: when it was made, tokens, nano-dollars, keys of its meters.
+local function record_of(number, now, tokens, nano)
+  local keys = joined[number]
+  if not keys then
+    local list = {}
+    for at, place_ in ipairs(guards[number]) do
+      list[at] = KEYS[FIXED + place_]
+    end
+    keys = table.concat(list, ' ')
+    joined[number] = keys
+  end
+  local time = now == wall and wall_text or string.format('%.0f', now)
+  return time .. ' ' .. (tokens < 1e14 and tokens or string.format('%.0f', tokens))
+    .. ' ' .. nano .. ' ' .. keys
+end
+
+-- Its parts: at, tokens, nano, and the keys as one text.
+local function parts_of(record)
+  local at, tokens, nano, keys = record:match('^(%d+) (%d+) (%d+) ?(.*)$')
+  return tonumber(at), tonumber(tokens), nano, keys
+end
 
 local function share(m, requests, tokens, slots)
   if m.metric == REQUESTS then
@@ -562,86 +617,140 @@ local function share(m, requests, tokens, slots)
   return slots
 end
 
-local function latest_of(guard, now)
-  for at = 1, #guard do
-    now = max(now, meter(guard[at]).latest)
+local function latest_of(ms, now)
+  for at = 1, #ms do
+    now = max(now, ms[at].latest)
   end
   return now
 end
 
-local function keys_of(guard)
-  local keys = {}
-  for at = 1, #guard do
-    keys[at] = KEYS[FIXED + guard[at]]
-  end
-  return keys
-end
-
-local function refusal(guard, now, tokens, high, low)
+local function refusal(ms, now, tokens, high, low)
   local worst, longest = 0, 0
-  for at = 1, #guard do
-    local m = meter(guard[at])
+  for at = 1, #ms do
+    local m = ms[at]
     local wait = retry_in(m, now, share(m, 1, tokens, 1), high, low)
     if wait ~= 0 and longest ~= -1 and (wait == -1 or wait > longest) then
       worst, longest = at, wait
     end
   end
-  local m = meter(guard[worst])
+  local m = ms[worst]
   local used = m.kind >= DAILY and text_of(m.used_high, m.used_low) or '0'
   return { 'refused', worst - 1, longest, used }
 end
 
+local function missing_of(ms)
+  local missing = { 'missing' }
+  for at = 1, #ms do
+    if ms[at].missing then
+      missing[#missing + 1] = at - 1
+    end
+  end
+  return missing
+end
+
 local opens = tonumber(call('HGET', KEYS[1], 'opens') or -1)
 
-local function reserve(id, guard, tokens, nano, at, adopt)
-  local now = latest_of(guard, at and at > 0 and at or wall)
+-- Whether there is room everywhere: what is usual is decided here, the rest by `fits`.
+local function all_fit(ms, now, tokens, high, low)
+  for index = 1, #ms do
+    local m = ms[index]
+    local kind = m.kind
+    if m.seen ~= now then
+      advance(m, now)
+      m.latest, m.seen = max(m.latest, now), now
+      if kind == WINDOW then
+        m.index = floor(now / m.cell) % CELLS
+        cell_at(m, m.index)
+      elseif kind >= DAILY then
+        m.simple = m.limit_high == 0 and m.used_high == 0 and m.open_high == 0
+      end
+    end
+    local fine
+    if kind == WINDOW or kind == SLOTS then
+      fine = m.total + m.escrow + (m.metric == TOKENS and tokens or 1) <= m.limit
+    elseif kind >= DAILY then
+      fine = m.simple and high == 0 and low <= m.limit_low - m.used_low - m.open_low - m.escrow
+    end
+    if not fine and not fits(m, now, share(m, 1, tokens, 1), high, low) then
+      return false
+    end
+  end
+  return true
+end
+
+local function take_all(ms, now, tokens, high, low)
+  for index = 1, #ms do
+    local m = ms[index]
+    local kind = m.kind
+    local amount = m.metric == TOKENS and tokens or 1
+    if m.mine > 0 then
+      take(m, now, amount, high, low)
+    elseif kind == WINDOW then
+      local cell = m.index
+      m.cells[cell] = m.cells[cell] + amount
+      m.changed[cell] = true
+      m.total = m.total + amount
+    elseif kind == SLOTS then
+      m.total = m.total + 1
+    elseif kind == BUCKET then
+      m.units = m.units + amount
+    else
+      m.open_high, m.open_low = plus(m.open_high, m.open_low, high, low)
+      m.simple = m.simple and m.open_high == 0
+    end
+    m.dirty = true
+  end
+end
+
+local function reserve(id, number, tokens, nano, at, adopt)
+  local ms = meters_of(number)
   local high, low = money(nano)
+  local now = wall
   if not at then
-    if opens < 0 or wall < opens then
+    if wall < opens or opens < 0 then
       return { 'closed', max(opens - wall, SOON) }
     end
-    local missing = { 'missing' }
-    for index = 1, #guard do
-      if meter(guard[index]).missing then
-        missing[#missing + 1] = index - 1
+    if behind then
+      now = latest_of(ms, wall)
+    end
+    for index = 1, #ms do
+      if ms[index].missing then
+        return missing_of(ms)
       end
     end
-    if #missing > 1 then
-      return missing
+    if not all_fit(ms, now, tokens, high, low) then
+      return refusal(ms, now, tokens, high, low)
     end
-    for index = 1, #guard do
-      local m = meter(guard[index])
-      if not fits(m, now, share(m, 1, tokens, 1), high, low) then
-        return refusal(guard, now, tokens, high, low)
-      end
+    take_all(ms, now, tokens, high, low)
+  else
+    now = latest_of(ms, at > 0 and at or wall)
+    if fresh[id] or (not gone[id] and call('HEXISTS', KEYS[4], id) == 1) then
+      return now
     end
-  elseif fresh[id] or call('HEXISTS', KEYS[4], id) == 1 then
-    return now
+    for index = 1, #ms do
+      local m = ms[index]
+      advance(m, now)
+      m.latest = max(m.latest, now)
+      take(m, now, share(m, 1, tokens, 1), high, low, adopt)
+    end
   end
-  for index = 1, #guard do
-    local m = meter(guard[index])
-    advance(m, now)
-    m.latest = max(m.latest, now)
-    take(m, now, share(m, 1, tokens, 1), high, low, adopt)
-  end
-  fresh[id] = { now, tokens, nano, guard }
-  fresh_count = fresh_count + 1
+  fresh[id] = record_of(number, now, tokens, nano)
   return now
 end
 
 -- Close what a lease no longer covered: slots and windows are back, its money is held.
-local function close_held(id, guard, requests, tokens, high, low, forgone)
-  local kept = call('HGET', KEYS[3], id)
-  if not kept then
+local function close_held(id, ms, requests, tokens, high, low, forgone)
+  local record = call('HGET', KEYS[3], id)
+  if not record then
     return false
   end
   call('HDEL', KEYS[3], id)
-  local record = cmsgpack.unpack(kept)
-  local held_high, held_low = money(record[3])
-  for index = 1, #guard do
-    local m = meter(guard[index])
+  local at, _, nano = parts_of(record)
+  local held_high, held_low = money(nano)
+  for index = 1, #ms do
+    local m = ms[index]
     if m.kind >= DAILY then
-      local at = record[1]
+      roll(m, wall)
       if at >= m.start and at < m.stop then
         m.used_high, m.used_low = minus(m.used_high, m.used_low, held_high, held_low)
         if m.used_high < 0 then
@@ -653,77 +762,109 @@ local function close_held(id, guard, requests, tokens, high, low, forgone)
         m.dirty = true
       end
     elseif m.kind ~= SLOTS and not forgone[index - 1] then
-      correct(m, wall, wall, 0, share(m, requests, tokens, 0))
+      correct(m, wall, wall, 0, share(m, requests, tokens, 0), 0, 0, 0, 0)
     end
   end
   return true
 end
 
-local function close(id, guard, at, taken, taken_nano, requests, tokens, nano, places_forgone)
+local function close(id, number, at, taken, taken_nano, requests, tokens, nano, places_forgone)
+  local ms = meters_of(number)
   local high, low = money(nano)
   local forgone = {}
   for _, index in ipairs(places_forgone) do
     forgone[index] = true
   end
-  local record = fresh[id]
-  if record then
-    fresh[id] = nil
-    fresh_count = fresh_count - 1
-    at, taken, taken_nano = record[1], record[2], record[3]
-  elseif at == 0 then
-    record = call('HGET', KEYS[4], id)
-    if record then
-      record = cmsgpack.unpack(record)
-      at, taken, taken_nano = record[1], record[2], record[3]
-    end
+  local record = fresh[id] or (not gone[id] and kept[id])
+  if not record then
+    return close_held(id, ms, requests, tokens, high, low, forgone)
   end
-  if call('HDEL', KEYS[4], id) == 0 and not record then
-    return close_held(id, guard, requests, tokens, high, low, forgone)
+  if at == 0 then
+    at, taken, taken_nano = parts_of(record)
   end
+  fresh[id] = nil
+  gone[id] = true
   local taken_high, taken_low = money(taken_nano)
-  for index = 1, #guard do
-    local m = meter(guard[index])
-    local was = share(m, 1, taken, 1)
+  for index = 1, #ms do
+    local m = ms[index]
+    local was = m.metric == TOKENS and taken or 1
     if forgone[index - 1] then
       correct(m, at, wall, was, 0, taken_high, taken_low, 0, 0)
-    else
-      correct(m, at, wall, was, share(m, requests, tokens, 0), taken_high, taken_low, high, low)
+    elseif m.kind == SLOTS then
+      m.total, m.dirty = m.total - 1, true
+    elseif m.metric ~= REQUESTS or requests ~= 1 then
+      correct(m, at, wall, was, m.metric == TOKENS and tokens or requests, taken_high, taken_low,
+        high, low)
+      m.simple = false
+      m.seen = nil
     end
   end
   return true
 end
 
 -- Take more tokens and money for a reservation that is open, or nothing.
-local function extend(id, guard, at, tokens, nano, more_tokens, more_nano)
-  local record = fresh[id]
-  if not record and call('HEXISTS', KEYS[4], id) == 0 then
+local function extend(id, number, at, tokens, nano, more_tokens, more_nano)
+  if gone[id] or not (fresh[id] or call('HEXISTS', KEYS[4], id) == 1) then
     return { 'gone' }
   end
+  local ms = meters_of(number)
   local high, low = money(more_nano)
-  local now = latest_of(guard, wall)
+  local now = latest_of(ms, wall)
   local function concerns(m)
     return m.metric == TOKENS or (m.kind >= DAILY and at >= m.start and at < m.stop)
   end
-  for index = 1, #guard do
-    local m = meter(guard[index])
+  for index = 1, #ms do
+    local m = ms[index]
     advance(m, now)
     if concerns(m) and not fits(m, now, more_tokens, high, low) then
-      return refusal(guard, now, more_tokens, high, low)
+      return refusal(ms, now, more_tokens, high, low)
     end
   end
-  for index = 1, #guard do
-    local m = meter(guard[index])
-    if concerns(m) then
-      take(m, now, more_tokens, high, low)
+  for index = 1, #ms do
+    if concerns(ms[index]) then
+      take(ms[index], now, more_tokens, high, low)
     end
   end
   local all_high, all_low = money(nano)
   all_high, all_low = plus(all_high, all_low, high, low)
-  if not record then
-    fresh_count = fresh_count + 1
-  end
-  fresh[id] = { at, tokens + more_tokens, text_of(all_high, all_low), guard }
+  fresh[id] = record_of(number, at, tokens + more_tokens, text_of(all_high, all_low))
   return now
+end
+
+-- Read what is about to be closed, all at once.
+local function read_closing(ops)
+  local ids = {}
+  for _, op in ipairs(ops) do
+    if op[1] == CLOSE then
+      ids[#ids + 1] = op[2]
+    end
+  end
+  for from = 1, #ids, 1000 do
+    local records = call('HMGET', KEYS[4], unpack(ids, from, min(from + 999, #ids)))
+    for at, record in ipairs(records) do
+      kept[ids[from + at - 1]] = record
+    end
+  end
+end
+
+local function write_reservations(seq)
+  local ids = {}
+  for id in pairs(gone) do
+    if kept[id] then
+      ids[#ids + 1] = id
+    end
+  end
+  for from = 1, #ids, 1000 do
+    call('HDEL', KEYS[4], unpack(ids, from, min(from + 999, #ids)))
+  end
+  local fields, count = { 'seq', seq }, 2
+  for id, record in pairs(fresh) do
+    fields[count + 1], fields[count + 2] = id, record
+    count = count + 2
+  end
+  for from = 1, count, 1000 do
+    call('HSET', KEYS[4], unpack(fields, from, min(from + 999, count)))
+  end
 end
 
 -- Escrow and leases --------------------------------------------------------------------------------
@@ -752,15 +893,15 @@ local function reclaim(from)
   local held = call('HGETALL', from)
   for at = 1, #held, 2 do
     if held[at] ~= 'seq' then
-      local record = cmsgpack.unpack(held[at + 1])
-      local high, low = money(record[3])
+      local made, tokens, nano, keys = parts_of(held[at + 1])
+      local high, low = money(nano)
       local has_money = false
-      for _, key in ipairs(record[4]) do
+      for key in keys:gmatch('%S+') do
         local m = open_meter(key)
         if m then
           advance(m, wall)
           has_money = has_money or m.kind >= DAILY
-          correct(m, record[1], wall, share(m, 1, record[2], 1), 0, high, low, high, low)
+          correct(m, made, wall, share(m, 1, tokens, 1), 0, high, low, high, low)
         end
       end
       if has_money then
@@ -800,7 +941,7 @@ local function put_aside(m, wanted)
   elseif m.kind == BUCKET then
     room = m.burst - m.units - m.escrow
   elseif m.kind == SLOTS then
-    room = m.limit - m.taken - m.escrow
+    room = m.limit - m.total - m.escrow
   else
     local mine = m.mine
     m.mine = 0
@@ -815,12 +956,13 @@ end
 
 -- The ops ------------------------------------------------------------------------------------------
 
-local function look(guard, tokens, nano)
+local function look(number, tokens, nano)
+  local ms = meters_of(number)
   local high, low = money(nano)
-  local now = latest_of(guard, wall)
+  local now = latest_of(ms, wall)
   local seen = {}
-  for index = 1, #guard do
-    local m = meter(guard[index])
+  for index = 1, #ms do
+    local m = ms[index]
     advance(m, now)
     look_mine(m)
     local retry = retry_in(m, now, share(m, 1, tokens, 1), high, low)
@@ -828,7 +970,7 @@ local function look(guard, tokens, nano)
     if m.kind >= DAILY then
       used, open = text_of(m.used_high, m.used_low), text_of(m.open_high, m.open_low)
     elseif m.kind == SLOTS then
-      open = text_of(0, m.taken)
+      open = text_of(0, m.total)
     end
     seen[index] = { remaining(m), reset_in(m, now), retry, used, open, m.mine, m.start or 0 }
   end
@@ -839,7 +981,7 @@ end
 local function spent(m, start, nano)
   roll(m, max(wall, m.latest))
   local high, low = money(nano)
-  m.missing, m.dirty = nil, true
+  m.missing, m.dirty, m.seen = nil, true, nil
   if m.start == start
     and (high > m.used_high or (high == m.used_high and low > m.used_low)) then
     m.used_high, m.used_low = high, low
@@ -850,15 +992,15 @@ end
 local function perform(op)
   local what = op[1]
   if what == RESERVE then
-    return reserve(op[2], guards[op[3]], op[4], op[5], op[6], op[7])
+    return reserve(op[2], op[3], op[4], op[5], op[6], op[7])
   elseif what == CLOSE then
-    return close(op[2], guards[op[3]], op[4], op[5], op[6], op[7], op[8], op[9], op[10])
+    return close(op[2], op[3], op[4], op[5], op[6], op[7], op[8], op[9], op[10])
   elseif what == EXTEND then
-    return extend(op[2], guards[op[3]], op[4], op[5], op[6], op[7], op[8])
+    return extend(op[2], op[3], op[4], op[5], op[6], op[7], op[8])
   elseif what == SPENT then
     return spent(meter(op[2]), op[3], op[4])
   elseif what == LOOK then
-    return look(guards[op[2]], op[3], op[4])
+    return look(op[2], op[3], op[4])
   elseif what == RENEW then
     return renew()
   elseif what == RETURN then
@@ -874,7 +1016,10 @@ end
 
 local results, mirrors, escrows = {}, {}, {}
 
-end_leases()
+if ask[9] then
+  end_leases()
+end
+read_closing(ask[7])
 for at, op in ipairs(ask[7]) do
   results[at] = perform(op)
 end
@@ -906,17 +1051,5 @@ for _, m in pairs(opened) do
     save(m)
   end
 end
-if fresh_count > 0 then
-  local fields, count = { 'seq', ask[4] }, 2
-  for id, record in pairs(fresh) do
-    fields[count + 1] = id
-    fields[count + 2] = cmsgpack.pack({ record[1], record[2], record[3], keys_of(record[4]) })
-    count = count + 2
-  end
-  for at = 1, count, 1000 do
-    call('HSET', KEYS[4], unpack(fields, at, min(at + 999, count)))
-  end
-else
-  call('HSET', KEYS[4], 'seq', ask[4])
-end
+write_reservations(ask[4])
 return cmsgpack.pack({ wall, results, mirrors, escrows })
