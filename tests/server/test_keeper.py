@@ -169,9 +169,9 @@ async def test_a_client_that_leaves_while_it_waits_holds_nothing(serve, sqlite_u
     asking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asking
+    await eventually(lambda: served.gateway.fast.in_flight == 0)
     redis.resume()
     await eventually(lambda: served.gateway.keeper.available, 10, "Redis decides again")
-    await eventually(lambda: served.gateway.fast.in_flight == 0)
 
     async def is_free():
         window, slots = await seen(served)

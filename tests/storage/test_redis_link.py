@@ -17,7 +17,7 @@ from fastgw.flow.shared import make_meter
 from fastgw.server.keeper import Keeper
 from fastgw.storage.redis import Refused, find_link, parse
 from tests import servers
-from tests.server.certificates import make_certificates
+from tests.server.certificates import Authority
 from tests.waiting import eventually
 
 
@@ -130,8 +130,13 @@ def test_addresses_that_cannot_be_are_refused(url):
 
 async def test_a_user_with_a_password_is_let_in():
     """ACL: the user that is named, with its rights on our keys alone."""
-    server = Configured("--user", "gateway on >s3cret ~{fgw}:* +@all", "--requirepass", "other")
+    server = Configured("--requirepass", "other")
     with running(server):
+        with client.Redis(port=server.port, password="other") as hand:
+            hand.acl_setuser(
+                "gateway", enabled=True, passwords=["+s3cret"], keys=["{fgw}:*"],
+                categories=["+@all"],
+            )  # fmt: skip
         at = f"127.0.0.1:{server.port}"
         async with keeping(f"redis://gateway:s3cret@{at}") as keeper:
             assert await take(keeper, make_guard(keeper), "a")
@@ -155,7 +160,8 @@ async def test_a_unix_socket_will_do(tmp_path):
 
 async def test_tls_checks_who_answers(tmp_path):
     """A certificate that nobody vouches for is refused."""
-    cert, key = make_certificates(tmp_path)
+    authority = Authority(tmp_path)
+    cert, key = authority.issue("redis")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -164,10 +170,10 @@ async def test_tls_checks_who_answers(tmp_path):
         "--tls-auth-clients", "no",
     )  # fmt: skip
     with running(server):
-        async with keeping(f"rediss://localhost:{port}?ssl_ca_certs={cert}") as keeper:
+        async with keeping(f"rediss://127.0.0.1:{port}?ssl_ca_certs={authority.file}") as keeper:
             assert await take(keeper, make_guard(keeper), "a")
         with pytest.raises(OSError):
-            await find_link(parse(f"rediss://localhost:{port}"))
+            await find_link(parse(f"rediss://127.0.0.1:{port}"))
 
 
 async def test_a_cluster_decides_in_one_place_and_follows_its_slot():
