@@ -13,6 +13,9 @@ recorded chat completions of OpenAI and Azure, the text weight held at 1.
 
 from __future__ import annotations
 
+LONG, STRIDE, WINDOW = 8192, 4096, 512
+"""Of a string this long only a window at each stride is looked at."""
+
 # Kinds of characters, told by the first byte of their UTF-8 form. NONE also marks bytes that begin
 # no character. AFTER is a line end that follows punctuation: both are one token.
 NONE, LOWER, UPPER, DIGIT, SPACE, NEWLINE, AFTER, PUNCT, LATIN = range(9)

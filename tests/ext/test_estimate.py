@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastgw._ext import weights
 from tests.corpora import recordings
 
 # The worst day: a body made to cost nothing, one made to break the reader, a picture as text.
@@ -200,3 +202,47 @@ def test_deltas_cost_what_their_text_costs(build, deltas):
     for delta in deltas:
         tap.feed(b"data: " + json.dumps({"content": delta}).encode() + b"\n\n")
     assert tap.text_tokens == build.estimate.text("".join(deltas).encode())
+
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "1234",
+    "Tokens,",
+    "(or",
+    "more)",
+    "while",
+    "a",
+    "Gateway",
+    "counts.\n",
+]
+
+
+def long_text(seed: int, size: int, odd: str) -> str:
+    """Give prose; with `odd` only where samples are taken, and that text everywhere else."""
+    rng = random.Random(seed)
+    prose = " ".join(rng.choice(WORDS) for _ in range(size // 4))[:size]
+    if not odd:
+        return prose
+    window, stride = weights.WINDOW, weights.STRIDE
+    gap = stride - window
+    filler = (odd * gap).encode()[:gap].decode("utf-8", "ignore")
+    filler += "a" * (gap - len(filler.encode()))
+    return "".join(prose[at : at + window] + filler for at in range(0, size - window, stride))
+
+
+@pytest.mark.parametrize("odd", ["", "你好世界", "aX9+", "1 2 ", "a-b_", "\\u4f60", "é"])
+def test_a_long_text_is_estimated_by_samples_that_cannot_be_fooled(twins, odd):
+    """Close to the sum of its pieces, also where what is between the samples is dearer."""
+    for seed, size in enumerate((9_000, 40_000, 200_000)):
+        text = long_text(seed, size, odd)
+        body = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}'
+        both = [build.estimate.prompt(body % text.encode()) for build in twins]
+        assert both[0] == both[1]
+        pieces = [text[at : at + 4000] for at in range(0, len(text), 4000)]
+        whole = sum(twins[0].estimate.prompt(body % piece.encode()) for piece in pieces)
+        assert 0.93 * whole < both[0] < 1.1 * whole

@@ -38,6 +38,8 @@ _RUNS = re.compile(rb"(.)\1*+", re.DOTALL)
 _ESCAPE = re.compile(rb"\\(?:u([0-9a-fA-F]{4})|(.?))", re.DOTALL)
 _SIMPLE = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _MARK = re.compile(rb'["{}\[\]]|[0-9]++')
+_HIGH = bytes(range(128, 256))
+_LOWERS = bytes(range(ord("a"), ord("z") + 1))
 _EMOJI_LEAD = b"\xf0"
 
 
@@ -114,6 +116,25 @@ class Meter:
         """Take the text between the quotes of a JSON string, escapes undone."""
         self.text(_ESCAPE.sub(_unescape, data) if b"\\" in data else data)
 
+    def string(self, data: bytes) -> None:
+        """Take what stands between the quotes of a whole JSON string; of a long one, samples.
+
+        Unless the rest is another kind of text, of which counting a few characters tells.
+        """
+        size = len(data)
+        if size >= weights.LONG:
+            windows = [data[at : at + weights.WINDOW] for at in range(0, size, weights.STRIDE)]
+            sample = Meter()
+            for window in windows:
+                sample.json(window)
+                sample.close()
+            part = b"".join(windows)
+            if _is_even(part, data):
+                self.units += sample.units * size // len(part)
+                return
+        self.json(data)
+        self.close()
+
     def close(self) -> None:
         """End the open run, so that the next text does not join it."""
         self._end_run(NONE, self.run)
@@ -125,6 +146,26 @@ class Meter:
         end = self.copy()
         end.close()
         return -(-end.units // 100)
+
+
+def _is_even(part: bytes, whole: bytes) -> bool:
+    """Tell whether a text is mixed like the part of it that was seen, give or take."""
+    scale, slack = len(whole) / len(part), len(whole) // 50
+    high, space, lower = _tally(part)
+    all_high, all_space, all_lower = _tally(whole)
+    return (
+        all_high <= high * scale * 1.25 + slack
+        and space * scale * 0.75 - slack <= all_space <= space * scale * 1.33 + slack
+        and lower * scale * 0.85 - slack <= all_lower
+    )
+
+
+def _tally(data: bytes) -> tuple[int, int, int]:
+    return (
+        len(data) - len(data.translate(None, _HIGH)),
+        data.count(b" "),
+        len(data) - len(data.translate(None, _LOWERS)),
+    )
 
 
 def _mark(match: re.Match[bytes]) -> bytes:
@@ -226,8 +267,7 @@ class _Walk:
                 self.meter.units += weights.PER_MESSAGE
             if self.skipped or _is_data_url(data):
                 return
-        self.meter.json(data)
-        self.meter.close()
+        self.meter.string(data)
 
     def enter(self, is_array: bool) -> None:
         self.arrays.append(is_array)
