@@ -603,6 +603,8 @@ class Keeper:
         if first or lost:
             # what is closed is in the store then, and what the store knows counts
             await self._flush_ledger()
+            if self._link is not link:
+                raise LinkLost("the connection to Redis was lost")
         await self._say_again(first=first, lost=lost, seq=seq)
         self._epoch = epoch
         if opens_us:

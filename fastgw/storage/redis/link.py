@@ -91,7 +91,8 @@ class Link(asyncio.Protocol):
             self._waiting.append(_ignore)
             command = _ASKING + command
         self._waiting.append(done)
-        self._transport.write(command)
+        if not self._transport.is_closing():  # else its end is told soon
+            self._transport.write(command)
 
     async def ask(self, *words: str | bytes | int) -> Any:
         """Send a command and wait; raises LinkLost or Refused."""
