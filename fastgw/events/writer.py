@@ -86,7 +86,7 @@ class UsageWriter:
 
     async def flush(self) -> None:
         """Wait until everything put so far is in the store."""
-        while self._waiting or self._batch:
+        while self._waiting or self._batch:  # noqa: ASYNC110 - asked for once in a while
             await asyncio.sleep(_PAUSE_S)
 
     async def load_spilled(self) -> int:

@@ -52,7 +52,7 @@ class Stands(msgspec.Struct, frozen=True):
 class Keeper(Protocol):
     """Who keeps meters for many workers."""
 
-    def give_back(self, meter: Meter, /) -> None:
+    def give_back(self, meter: limits.Meter, /) -> None:
         """Let go of what is put aside of a meter nobody needs."""
 
 
@@ -192,7 +192,7 @@ def _make(rule: Rule) -> Meter:
     return limits.Window(number, window_us, rule.metric)
 
 
-def is_budget(meter: Meter) -> TypeGuard[limits.Budget | limits.Shared]:
+def is_budget(meter: limits.Meter) -> TypeGuard[limits.Budget | limits.Shared]:
     """Tell whether it counts money."""
     return bool(meter.rule.metric == MONEY)
 
@@ -252,7 +252,9 @@ def refusal(
     return None if meter is None else refusal_by(meter, wait, tokens, nano, metrics)
 
 
-def refusal_by(meter: Meter, wait: int, tokens: int, nano: int, metrics: Metrics) -> GatewayError:
+def refusal_by(
+    meter: limits.Meter, wait: int, tokens: int, nano: int, metrics: Metrics
+) -> GatewayError:
     """Give the error for a meter that stands in the way for so long (-1: for ever); count it."""
     rule: Rule = meter.rule
     after = None if wait < 0 else wait / 1e6

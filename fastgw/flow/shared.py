@@ -74,6 +74,11 @@ def share(meter: limits.Shared, tokens: int, nano: int) -> int:
     return (1, tokens, 1, nano)[meter.metric]
 
 
+def meters_of(guard: limits.Guard) -> tuple[limits.Shared, ...]:
+    """Give the meters of a guard that somebody else keeps."""
+    return guard.meters  # type: ignore[return-value]
+
+
 class Batch:
     """What one call of the script asks. Meters and guards are told once, however many need them."""
 
@@ -108,7 +113,7 @@ class Batch:
         """Give the number of a guard in this batch."""
         number = self._guards.get(guard)
         if number is None:
-            self._lists.append([self.place(meter) for meter in guard.meters])
+            self._lists.append([self.place(meter) for meter in meters_of(guard)])
             number = self._guards[guard] = len(self._lists)
         return number
 
@@ -132,12 +137,12 @@ class Batch:
             (PREFIX, instance, place, seq, self._specs, self._lists, ops, self.wishes, sweep)
         )
         keys = self._keys
-        return hiredis.pack_command(
-            (
-                "EVALSHA", script.sha, len(keys) + 5, STATE, LEASES, HELD,
-                f"{PREFIX}open:{instance}", f"{PREFIX}escrow:{place}", *keys, asked,
-            )
+        words: Any = (
+            "EVALSHA", script.sha, len(keys) + 5, STATE, LEASES, HELD,
+            f"{PREFIX}open:{instance}", f"{PREFIX}escrow:{place}", *keys, asked,
         )  # fmt: skip
+        packed: bytes = hiredis.pack_command(words)
+        return packed
 
     def read(self, reply: bytes, now: int) -> tuple[int, Sequence[Any]]:
         """Note what the answer says of the meters; give Redis' time and the results of the ops."""

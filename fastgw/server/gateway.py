@@ -323,9 +323,7 @@ class Gateway:
                     budget.loaded = False
                 await self._spend.load(outcome.budgets)
             elif isinstance(outcome, Stands):
-                raise refusal_by(
-                    outcome.meter, outcome.wait, wait.tokens, wait.nano, self.metrics
-                )
+                raise refusal_by(outcome.meter, outcome.wait, wait.tokens, wait.nano, self.metrics)
             elif isinstance(outcome, GatewayError):
                 raise outcome
             else:

@@ -17,11 +17,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
 
-import msgspec
 import structlog
 
 from fastgw._ext import limits
-from fastgw.errors import GatewayError, RateLimited, StoreUnavailable
+from fastgw.errors import RateLimited, StoreUnavailable
 from fastgw.flow.exchange import LoadSpend
 from fastgw.flow.limits import Stands
 from fastgw.flow.shared import (
@@ -36,10 +35,11 @@ from fastgw.flow.shared import (
     RETURN,
     SPENT,
     STATE,
-    Batch,
     Op,
+    meters_of,
     share,
 )
+from fastgw.server.calls import Ask, Call, Outcome, Seen, undo
 from fastgw.storage.redis import HELLO, Address, Link, LinkLost, Refused, find_link
 
 log = structlog.get_logger(__name__)
@@ -62,57 +62,6 @@ _SHARE = 16
 _MOST_ESCROW = 9 * 10**14
 _MOST_UNDER_WAY = 8
 _MOST_REPLAYED = 500
-
-Outcome = limits.Reservation | LoadSpend | GatewayError
-"""What becomes of a wish to reserve: budgets may have to be read first."""
-
-
-class Seen(msgspec.Struct, frozen=True):
-    """What is known of a meter; times in microseconds, -1 for never, money in nano-dollars."""
-
-    left: int
-    reset_us: int
-    wait_us: int
-    """Until the amounts asked about fit; 0: they do."""
-    spent: int
-    open: int
-    """What is reserved and not settled: of a budget, or slots."""
-    escrow: int
-    """What this worker holds of it."""
-
-
-class Ask:
-    """A reservation somebody waits for."""
-
-    __slots__ = ("at", "done", "guard", "id", "nano", "tokens")
-
-    def __init__(
-        self, guard: limits.Guard, id: str, tokens: int, nano: int,  # noqa: A002
-        done: Callable[[Any], None],
-    ) -> None:  # fmt: skip
-        self.guard = guard
-        self.id = id
-        self.tokens = tokens
-        self.nano = nano
-        self.done: Callable[[Any], None] | None = done
-        """Told once; None: it has been."""
-        self.at = 0
-
-
-class Call(Batch):
-    """A batch on its way."""
-
-    __slots__ = ("asks", "renews", "reserved", "sent_at", "seq")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asks: list[tuple[int, Ask]] = []
-        """With the place of each one's op."""
-        self.reserved: list[Op] = []
-        """What was acknowledged, as it has to be said again if it gets lost."""
-        self.renews = False
-        self.seq = 0
-        self.sent_at = 0.0
 
 
 class Keeper:
@@ -207,7 +156,12 @@ class Keeper:
         answer: asyncio.Future[Any] = self._loop.create_future()
         if not self._up:
             raise _unavailable()
-        ask = Ask(guard, "", tokens, nano, lambda seen: answer.done() or answer.set_result(seen))
+
+        def heard(found: Any) -> None:
+            if not answer.done():
+                answer.set_result(found)
+
+        ask = Ask(guard, "", tokens, nano, heard)
         ask.at = -1
         call = self._call
         call.asks.append((len(call.ops), ask))
@@ -278,9 +232,9 @@ class Keeper:
             self._call.ops.append((SPENT, meter, start_us, str(nano)))
             self._soon()
 
-    def give_back(self, meter: limits.Shared) -> None:
+    def give_back(self, meter: limits.Meter) -> None:
         """Give back the escrow of a meter that nobody needs."""
-        if self._up and meter.escrow:
+        if isinstance(meter, limits.Shared) and self._up and meter.escrow:
             meter.escrow = 0
             self._escrowed.pop(meter, None)
             self._call.ops.append((RETURN, meter))
@@ -371,13 +325,13 @@ class Keeper:
         call.reserved.append(op)
         if done is None:  # decided without Redis meanwhile: what was let through stands here too
             if ask.id not in self._alone:
-                self._owed.append(_undo(ask))
+                self._owed.append(undo(ask))
             return
         self._open[ask.id] = op
         done(ask.guard.admit(ask.id, result, ask.tokens, ask.nano))
 
     def _why_not(self, ask: Ask, result: list[Any]) -> Any:
-        meters: tuple[Any, ...] = ask.guard.meters
+        meters = meters_of(ask.guard)
         what = result[0]
         if what == "refused":
             meter = meters[int(result[1])]
@@ -449,7 +403,7 @@ class Keeper:
             if ask.at < 0:
                 self._unsure.add(ask.id)
             elif ask.id not in self._alone:
-                self._owed.append(_undo(ask))
+                self._owed.append(undo(ask))
             self._decide(ask)
         self._owed += [
             op for op in call.ops if op[0] == CLOSE or (op[0] == RESERVE and len(op) > 5)
@@ -477,7 +431,7 @@ class Keeper:
     def _reserve_alone(self, ask: Ask) -> Outcome:
         if not self._may_spend():
             return _unavailable()
-        meters: tuple[Any, ...] = ask.guard.meters
+        meters = meters_of(ask.guard)
         for meter in meters:
             if meter.hard and share(meter, ask.tokens, ask.nano) > meter.escrow:
                 self.refused_alone += 1
@@ -499,8 +453,7 @@ class Keeper:
         self, held: limits.Reservation, tokens: int, nano: int, done: Callable[[bool], None]
     ) -> None:
         """Extend a reservation of escrow by escrow; Redis hears of it as one with more."""
-        meters: tuple[Any, ...] = held.guard.meters
-        counted = [meter for meter in meters if meter.metric in {1, 3}]
+        counted = [meter for meter in meters_of(held.guard) if meter.metric in {1, 3}]
         if (
             held.id not in self._alone
             or not held.open
@@ -526,7 +479,7 @@ class Keeper:
 
     def _give_unused(self, guard: limits.Guard, tokens: int, nano: int) -> None:
         """Put what was not used of it back into the escrow."""
-        for meter in guard.meters:
+        for meter in meters_of(guard):
             if meter.metric == 2:
                 meter.escrow += 1
             elif meter.metric in {1, 3}:
@@ -535,7 +488,7 @@ class Keeper:
     def _add_wishes(self, call: Call) -> None:
         """Ask for escrow of the meters that are needed and have little."""
         for _, ask in call.asks:
-            for meter in ask.guard.meters:
+            for meter in meters_of(ask.guard):
                 number = meter.burst or meter.limit
                 least = share(meter, ask.tokens, ask.nano)
                 wish = max(number // (_SHARE * self._workers), least, 1)
@@ -570,7 +523,7 @@ class Keeper:
     async def wait_until_up(self, timeout_s: float) -> None:
         """Wait for the first connection, no longer than so."""
         end = self._loop.time() + timeout_s
-        while not self._up and self._loop.time() < end:
+        while not self.available and self._loop.time() < end:  # noqa: ASYNC110 - a start waits once
             await asyncio.sleep(0.005)
 
     async def _renew_until_lost(self) -> None:
@@ -665,8 +618,11 @@ class Keeper:
         for meter in list(self._escrowed):
             self.give_back(meter)
         end = self._loop.time() + _DEAD_S
-        while self._up and (self._call.ops or self._under_way) and self._loop.time() < end:
+        while self.available and self._has_work() and self._loop.time() < end:  # noqa: ASYNC110 - an end waits once
             await asyncio.sleep(0.002)
+
+    def _has_work(self) -> bool:
+        return bool(self._call.ops or self._under_way)
 
     # -- telling --------------------------------------------------------------------------------
 
@@ -690,13 +646,6 @@ class Keeper:
             "said_again": self.said_again,
             "largest_overshoot_usd": 0,
         }
-
-
-def _undo(ask: Ask) -> Op:
-    """Give back what a reservation holds that nobody waits for any more, if it was made."""
-    return (
-        CLOSE, ask.id, ask.guard, 0, ask.tokens, str(ask.nano), 0, 0, "0", [],
-    )  # fmt: skip
 
 
 def _unavailable() -> StoreUnavailable:

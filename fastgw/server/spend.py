@@ -98,7 +98,6 @@ class Spend:
             budget.spent = max(budget.spent, total)
             budget.loaded = True
 
-
     def _begins_ms(self, budget: Budget) -> int:
         """Give when its period began: by the clock of who keeps it."""
         if isinstance(budget, limits.Shared):

@@ -50,9 +50,7 @@ class Keeper:
         command = batch.pack(self.name, "here", next(numbers), self.script)
         time = str(now).encode()
         count, rest = command.split(b"\r\n", 1)
-        reply = self._call(
-            b"*%d\r\n%b$%d\r\n%b\r\n" % (int(count[1:]) + 1, rest, len(time), time)
-        )
+        reply = self._call(b"*%d\r\n%b$%d\r\n%b\r\n" % (int(count[1:]) + 1, rest, len(time), time))
         _, (result,) = batch.read(reply, now)
         return result
 
@@ -68,11 +66,11 @@ class Keeper:
             raise reply
         return reply
 
-    def close(self, guard, id, at, taken, taken_nano, requests, tokens, nano, forgone):
+    def close(self, guard, name, at, taken, taken_nano, requests, tokens, nano, forgone):
         """Take the end of a reservation, as the compiled part says it."""
         places = [place for place in range(64) if forgone >> place & 1]
         self.ask(
-            self.now, CLOSE, id, guard, at, taken, str(taken_nano), requests, tokens, str(nano),
+            self.now, CLOSE, name, guard, at, taken, str(taken_nano), requests, tokens, str(nano),
             places,
         )  # fmt: skip
 
@@ -100,7 +98,7 @@ class Meter:
         return int(self._look(now, 0 if money else amount, amount if money else 0)[2])
 
     def idle(self, now):
-        left, reset, _, _, open_, _, _ = self._look(now)
+        _, reset, _, _, open_, _, _ = self._look(now)
         if self.shared.metric == 3:
             return open_ == "0"
         return not reset
@@ -235,7 +233,9 @@ class Build:
         rules = itertools.count(1)
 
         def rule(metric, limit, **fields):
-            return Rule(id=f"lim_{next(rules)}", scope="global", metric=metric, limit=limit, **fields)
+            return Rule(
+                id=f"lim_{next(rules)}", scope="global", metric=metric, limit=limit, **fields
+            )
 
         def window(limit, window_us, metric="requests"):
             return Meter(keeper, rule(metric, limit, window_s=window_us / SECOND))

@@ -41,7 +41,9 @@ async def run(form: Form) -> Verdict:
 
 async def judge(all_: Together, form: Form, verdict: Verdict) -> None:
     """Load and look at every rolling window."""
-    names = [await asyncio.to_thread(all_.bed.gateway.create_key, f"k{n}") for n in range(form.keys)]
+    names = [
+        await asyncio.to_thread(all_.bed.gateway.create_key, f"k{n}") for n in range(form.keys)
+    ]
     beds = [dataclasses.replace(all_.bed, key=key) for key in names]
     logs = [Log() for _ in beds]
     pause = form.clients * form.window_s / (3 * form.limit)

@@ -81,9 +81,7 @@ def build_shim(folder: Path) -> Path:
     source.write_text(SHIM)
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler, "a C compiler is needed, as for the gateway itself"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", built, source, "-ldl"], check=True
-    )
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", built, source, "-ldl"], check=True)
     return built
 
 

@@ -79,7 +79,7 @@ async def spend(all_: Together, form: Form, verdict: Verdict) -> None:
 
 
 async def in_force(all_: Together) -> None:
-    """Wait until every worker refuses what costs more than the budget: it knows budget and price."""
+    """Wait until every worker refuses what costs more than the budget: it knows both."""
     request = all_.bed.request("p/mock?chunks=1", max_tokens=10**9, stream=True)
     known: set[int] = set()
 

@@ -143,9 +143,7 @@ def certain(
             yield end - start, count
 
 
-def worst_excess(
-    admitted: Sequence[tuple[float, float]], rate: float, burst: int
-) -> float:
+def worst_excess(admitted: Sequence[tuple[float, float]], rate: float, burst: int) -> float:
     """Give by how much `burst + rate * length` was exceeded at worst, over all intervals."""
     longest = admitted[-1][1] - admitted[0][0] if admitted else 0.0
     return max(

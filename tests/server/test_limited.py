@@ -1,4 +1,4 @@
-"""Limits and budgets on both lanes, kept in process and in Redis: who is refused, how, and what comes back."""
+"""Limits and budgets, kept in process and in Redis: who is refused, how, and what comes back."""
 
 from __future__ import annotations
 
