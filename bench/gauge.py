@@ -36,6 +36,7 @@ from bench.instructions import Instructions
 from fastgw import _ext
 from fastgw._ext import counters
 from fastgw.config import Settings
+from fastgw.events.journal import Place
 from fastgw.server.gateway import Gateway
 
 BATCHES = 7
@@ -270,10 +271,6 @@ def figure(what: str, spent: list[tuple[int, int | None]], count: int) -> Figure
     )
 
 
-async def drop(_: object) -> None:
-    """Take a batch of records; a database's cost is not the gateway's."""
-
-
 def settings(folder: Path) -> Settings:
     """Give the configuration of the worker; nothing of it is ever dialled."""
     return Settings.model_validate(
@@ -298,11 +295,11 @@ async def gauge(folder: Path) -> tuple[list[Figure], Any]:
     """Make a worker, measure, and let go of it; also give which lane served how much."""
     wanted = settings(folder)
     governed = await govern(wanted.database.url.reveal())
-    gateway = Gateway(wanted, counters.Board(4 << 20, 1), 0)
+    place = Place.make(Path(wanted.journal.dir))
+    gateway = Gateway(wanted, counters.Board(4 << 20, 1), 0, place)
     ours, theirs = socket.socketpair()
     with closing(ours), closing(theirs):
         await gateway.start()
-        gateway.writer._insert = drop
         rig = Rig(gateway, governed.key, ours)
 
         def connect(*arguments: Any) -> Awaitable[Any]:

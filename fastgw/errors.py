@@ -145,6 +145,26 @@ class Conflict(ClientError):
     code = "conflict"
 
 
+class AlreadyUnderWay(Conflict):
+    """Somebody else is at the answer under this Idempotency-Key."""
+
+    code = "request_in_progress"
+    retryable = True
+
+
+class AnswerNotKept(Conflict):
+    """There was an answer under this Idempotency-Key, and it is gone."""
+
+    code = "answer_not_kept"
+
+
+class IdempotencyMismatch(ClientError):
+    """The Idempotency-Key was used for another request."""
+
+    status = 422
+    code = "idempotency_mismatch"
+
+
 class RequestTimeout(ClientError):
     """The client did not send its request in time."""
 

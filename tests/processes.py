@@ -9,14 +9,16 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, TypeVar
 from urllib.request import Request, urlopen
 
 from fastgw.domain import UsageRecord
+from fastgw.server.load import NAME as LOADER
 from fastgw.storage import Store, open_store
 from fastgw.storage.sql import keys, models, usage_reports
 from fastgw.storage.sql.usage_reports import Filter
@@ -108,8 +110,21 @@ class Process:
 
     def children(self) -> list[int]:
         """Give the pids of its worker processes."""
+        return [pid for pid, name in self._children() if name != LOADER]
+
+    def loader(self) -> int:
+        """Give the pid of its loader."""
+
+        def look() -> int | None:
+            return next((pid for pid, name in self._children() if name == LOADER), None)
+
+        return eventually_sync(look, 10, "a loader")
+
+    def _children(self) -> Iterator[tuple[int, str]]:
         listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
-        return [int(pid) for pid in listed.split()]
+        for pid in map(int, listed.split()):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                yield pid, Path(f"/proc/{pid}/comm").read_text().strip()
 
 
 class Mock(Process):

@@ -24,16 +24,36 @@ cdef void meter_close(Meter *meter) noexcept nogil
 cdef unsigned long long meter_tokens(const Meter *meter) noexcept nogil
 
 
+# `weights.Overheads`, in ten-thousandths of a token.
+cdef struct Rates:
+    unsigned long long text
+    unsigned long long prompt
+    unsigned long long message
+    unsigned long long call
+    unsigned long long toolset
+    unsigned long long tool_text
+    unsigned long long tool_key
+    unsigned long long schema
+    unsigned long long schema_text
+    unsigned long long schema_key
+    unsigned long long medium
+    unsigned long long opaque
+
+
 @cython.final
 cdef class Family:
-    """How far the estimates of one model family are off, learnt from what providers report."""
+    """How one model family counts: what requests cost it, how far estimates have been off."""
 
+    cdef Rates rates
     cdef unsigned int counts[RATIOS]
     cdef unsigned int total
+    cdef unsigned int bound  # of them not seen, but what a family begins with
     cdef long long ratio
+    cdef long long middle
 
+    # `prompt` without objects.
+    cdef long long estimate(self, const unsigned char *body, Py_ssize_t size) noexcept
     cpdef void observe(self, long long estimated, long long actual) noexcept
+    cdef int bucket_above(self, unsigned int part) noexcept
     cpdef long long correct(self, long long estimated) noexcept
-
-# `prompt` without objects.
-cdef unsigned long long prompt_tokens(const unsigned char *at, Py_ssize_t size) noexcept
+    cpdef long long expect(self, long long estimated) noexcept

@@ -71,6 +71,13 @@ cdef enum:
     TOOLS = 2
     SCHEMA = 3
 
+    # What a member of a message means.
+    TEXT = 0
+    UNCOUNTED = 1
+    OPAQUE = 2
+    MEDIUM = 4
+    CALL = 8
+
     LONG = 8192
     STRIDE = 4096
     WINDOW = 512
@@ -80,28 +87,22 @@ cdef int COST[KINDS][CAP]
 cdef int SLOPE[KINDS]
 cdef int SPACES[KINDS][2]
 cdef int LATIN_EXTRA = weights.LATIN_EXTRA
-cdef int PER_PROMPT = weights.PER_PROMPT
-cdef int PER_MESSAGE = weights.PER_MESSAGE
-cdef int PER_CALL = weights.PER_CALL
-cdef int PER_TOOLSET = weights.PER_TOOLSET
-cdef int PER_TOOL_KEY = weights.PER_TOOL_KEY
-cdef int PER_SCHEMA = weights.PER_SCHEMA
-cdef int PER_SCHEMA_KEY = weights.PER_SCHEMA_KEY
-cdef int PER_NUMBER = weights.PER_NUMBER
+cdef int PER_NUMBER = 100 * weights.PER_NUMBER
 cdef int SCHEMA_DEPTH = weights.SCHEMA_DEPTH
 cdef int MESSAGE_DEPTH = weights.MESSAGE_DEPTH
 
 cdef Names SECTION_NAMES = compiled_names(frozenset(weights.SECTIONS))
-cdef Names MEMBER_NAMES = compiled_names(weights.UNCOUNTED | {weights.CALL})
+cdef Names MEMBER_NAMES = compiled_names(
+    weights.UNCOUNTED | weights.OPAQUE | weights.MEDIA | {weights.CALL}
+)
 cdef int SECTION[64]
-cdef int CALL
+cdef int MEMBER[64]
 
 
 assert (LONG, STRIDE, WINDOW) == (weights.LONG, weights.STRIDE, weights.WINDOW)
 
 
 cdef int fill_tables() except -1:
-    global CALL
     cdef int kind, count
     assert weights.KINDS == KINDS and weights.CAP == CAP and weights.EMOJI == EMOJI
     for count in range(256):
@@ -116,7 +117,11 @@ cdef int fill_tables() except -1:
         )
     for count, name in enumerate(SECTION_NAMES.keys):
         SECTION[count] = weights.SECTIONS[name]
-    CALL = MEMBER_NAMES.keys.index(weights.CALL)
+    for count, name in enumerate(MEMBER_NAMES.keys):
+        MEMBER[count] = (
+            UNCOUNTED * (name in weights.UNCOUNTED) | OPAQUE * (name in weights.OPAQUE)
+            | MEDIUM * (name in weights.MEDIA) | CALL * (name == weights.CALL)
+        )
     return 0
 
 
@@ -299,9 +304,12 @@ cdef bint is_data_url(const unsigned char *at, const unsigned char *end) noexcep
 
 cdef struct Walk:
     # Where in the body the walk is.
-    Meter meter
+    Meter meter  # of the string at hand
+    unsigned long long units  # ten-thousandths of a token
+    const Rates *rates
     int section
-    int member  # index in MEMBER_NAMES of the key whose value is read, or -1
+    int member  # what the key means whose value is read
+    int medium  # how deep the medium's key stands that is being read, or 0
     int depth
     bint talked
     bint tooled
@@ -312,64 +320,76 @@ cdef struct Walk:
 cdef void walk_key(
     Walk *walk, const unsigned char *key, const unsigned char *end
 ) noexcept:
+    cdef const Rates *rates = walk.rates
     cdef bint exact = False
     cdef int index
     if walk.depth == 1:
         index = SECTION_NAMES.find(key, end - key, &exact)
         walk.section = SECTION[index] if index >= 0 and exact else 0
-        walk.member = -1
+        walk.member = TEXT
         if walk.section == TALK and not walk.talked:
             walk.talked = True
-            walk.meter.units += PER_PROMPT
+            walk.units += rates.prompt
     elif walk.section == TALK:
         index = MEMBER_NAMES.find(key, end - key, &exact)
-        walk.member = index if index >= 0 and exact else -1
-        if walk.member == CALL:
-            walk.meter.units += PER_CALL
+        walk.member = MEMBER[index] if index >= 0 and exact else TEXT
+        if walk.member & CALL:
+            walk.units += rates.call
+        if walk.member & MEDIUM and (walk.medium == 0 or walk.depth <= walk.medium):
+            # Inside of one, the same names tell more of it.
+            walk.units += rates.medium
+            walk.medium = walk.depth
     elif walk.section == TOOLS:
-        walk.meter.units += PER_TOOL_KEY
+        walk.units += rates.tool_key
         if not walk.tooled:
             walk.tooled = True
-            walk.meter.units += PER_TOOLSET
+            walk.units += rates.toolset
     elif walk.section == SCHEMA and walk.depth >= SCHEMA_DEPTH:
-        walk.meter.units += PER_SCHEMA_KEY
+        walk.units += rates.schema_key
         if not walk.shaped:
             walk.shaped = True
-            walk.meter.units += PER_SCHEMA
+            walk.units += rates.schema
 
 
 cdef void walk_string(
     Walk *walk, const unsigned char *at, const unsigned char *end
 ) noexcept:
+    cdef const Rates *rates = walk.rates
+    cdef unsigned long long rate = rates.text
     if walk.section == 0 or (walk.section == SCHEMA and walk.depth < SCHEMA_DEPTH):
         return
     if walk.section == TALK:
         if walk.depth == 1:
-            walk.meter.units += PER_MESSAGE
-        if walk.member >= 0 and walk.member != CALL:
+            walk.units += rates.message
+        if walk.member & OPAQUE:
+            walk.units += rates.opaque * (end - at)
             return
-        if is_data_url(at, end):
+        if walk.member & UNCOUNTED or is_data_url(at, end):
             return
+    else:
+        rate = rates.tool_text if walk.section == TOOLS else rates.schema_text
     meter_string(&walk.meter, at, end)
+    walk.units += walk.meter.units * rate
+    walk.meter.units = 0
 
 
 def prompt(bytes body not None):
-    """Estimate the prompt tokens of a JSON request body: messages, tools, schemas.
-
-    Data URLs and other binary members count nothing: what an image or a file costs is not told by
-    its bytes. Never raises: of a body that is not JSON, or over 100 deep, what was read counts.
-    """
-    return prompt_tokens(body, len(body))
+    """Estimate the prompt tokens of a JSON request body by the rules of OpenAI's models."""
+    return prompt_tokens(body, len(body), &OPENAI)
 
 
-cdef unsigned long long prompt_tokens(const unsigned char *at, Py_ssize_t size) noexcept:
+cdef unsigned long long prompt_tokens(
+    const unsigned char *at, Py_ssize_t size, const Rates *rates
+) noexcept:
     cdef const unsigned char *end = at + size
     cdef const unsigned char *start
     cdef unsigned char byte
     cdef Walk walk
     walk.meter = Meter(0, 0, NONE)
-    walk.section = walk.depth = 0
-    walk.member = -1
+    walk.units = 0
+    walk.rates = rates
+    walk.section = walk.depth = walk.medium = 0
+    walk.member = TEXT
     walk.talked = walk.tooled = walk.shaped = False
     walk.arrays[0] = False
     while at < end:
@@ -395,17 +415,38 @@ cdef unsigned long long prompt_tokens(const unsigned char *at, Py_ssize_t size) 
             walk.depth += 1
             walk.arrays[walk.depth] = byte == c'['
             if byte == c'{' and walk.depth == MESSAGE_DEPTH and walk.section == TALK:
-                walk.meter.units += PER_MESSAGE
+                walk.units += rates.message
         elif byte == c'}' or byte == c']':
             if walk.depth:
                 walk.depth -= 1
-            walk.member = -1
+            walk.member = TEXT
+            if walk.depth < walk.medium:
+                walk.medium = 0
         elif walk.section == TALK and walk.arrays[walk.depth] and c'0' <= byte <= c'9':
-            walk.meter.units += PER_NUMBER
+            walk.units += PER_NUMBER
             while at + 1 < end and c'0' <= (at + 1)[0] <= c'9':
                 at += 1
         at += 1
-    return meter_tokens(&walk.meter)
+    return (walk.units + 9999) // 10000
+
+
+cdef Rates OPENAI = rates_of(weights.Overheads())
+
+
+cdef Rates rates_of(given) except *:
+    """Take overheads over as C integers, all in ten-thousandths of a token."""
+    cdef Rates rates
+    rates.text, rates.tool_text, rates.schema_text = (
+        given.text, given.tool_text, given.schema_text
+    )
+    rates.prompt, rates.message, rates.call, rates.toolset, rates.tool_key = (
+        100 * given.prompt, 100 * given.message, 100 * given.call, 100 * given.toolset,
+        100 * given.tool_key,
+    )
+    rates.schema, rates.schema_key, rates.medium, rates.opaque = (
+        100 * given.schema, 100 * given.schema_key, 100 * given.medium, 100 * given.opaque,
+    )
+    return rates
 
 
 # -- correction ---------------------------------------------------------------------------------
@@ -415,6 +456,8 @@ cdef long long WHOLE = weights.RATIO_WHOLE
 cdef unsigned int RATIO_MOST = weights.RATIO_MOST
 cdef long long RATIO_LEAST = weights.RATIO_LEAST
 cdef int RATIO_FIRST = weights.RATIO_FIRST
+cdef int RATIO_EVEN = weights.RATIO_EVEN
+cdef unsigned int RATIO_PRIOR = weights.RATIO_PRIOR
 cdef long long RATIO_RANGE = weights.RATIO_RANGE
 
 assert len(weights.RATIOS) == RATIOS
@@ -424,15 +467,27 @@ for _index, _edge in enumerate(weights.RATIOS):
 
 @cython.final
 cdef class Family:
-    def __cinit__(self):
+    def __cinit__(self, overheads=None):
+        self.rates = rates_of(weights.Overheads() if overheads is None else overheads)
         memset(self.counts, 0, sizeof(self.counts))
-        self.counts[RATIO_FIRST] = self.total = 1
+        self.counts[RATIO_FIRST] = self.total = self.bound = 1
         self.ratio = RATIO[RATIO_FIRST]
+        self.middle = WHOLE
+
+    def prompt(self, bytes body not None):
+        """Estimate the prompt tokens of a JSON request body: messages, tools, schemas.
+
+        Data URLs and other binary members do not count by their bytes. Never raises: of a body that
+        is not JSON, or over 100 deep, what was read counts.
+        """
+        return prompt_tokens(body, len(body), &self.rates)
+
+    cdef long long estimate(self, const unsigned char *body, Py_ssize_t size) noexcept:
+        return prompt_tokens(body, size, &self.rates)
 
     cpdef void observe(self, long long estimated, long long actual) noexcept:
         """Learn from one prompt: what was estimated, what the provider counted."""
         cdef int bucket = 0
-        cdef unsigned int above = 0
         if estimated < RATIO_LEAST or actual < 1:
             return
         estimated = min(estimated, RATIO_RANGE)
@@ -442,16 +497,32 @@ cdef class Family:
         self.counts[bucket] += 1
         self.total += 1
         if self.total > RATIO_MOST:
-            self.total = 0
+            self.total = self.bound = 0
             for bucket in range(RATIOS):
                 self.counts[bucket] >>= 1
                 self.total += self.counts[bucket]
-        bucket = RATIOS - 1
-        while above + self.counts[bucket] <= self.total // 1000:
+        self.ratio = RATIO[self.bucket_above(self.total // 1000)]
+        self.counts[RATIO_FIRST] -= self.bound
+        self.counts[RATIO_EVEN] += RATIO_PRIOR
+        bucket = self.bucket_above((self.total - self.bound + RATIO_PRIOR) // 2)
+        self.counts[RATIO_EVEN] -= RATIO_PRIOR
+        self.counts[RATIO_FIRST] += self.bound
+        # The end of the class that is nearer to 1: what is estimated well is left as it is.
+        self.middle = RATIO[bucket if bucket <= RATIO_EVEN else bucket - 1]
+
+    cdef int bucket_above(self, unsigned int part) noexcept:
+        """Give the class that has no more than `part` of what was seen above it."""
+        cdef int bucket = RATIOS - 1
+        cdef unsigned int above = 0
+        while above + self.counts[bucket] <= part:
             above += self.counts[bucket]
             bucket -= 1
-        self.ratio = RATIO[bucket]
+        return bucket
 
     cpdef long long correct(self, long long estimated) noexcept:
         """Give how many tokens the prompt has at most, 999 times in 1,000."""
         return (max(0, min(estimated, RATIO_RANGE)) * self.ratio + WHOLE - 1) // WHOLE
+
+    cpdef long long expect(self, long long estimated) noexcept:
+        """Give how many tokens the prompt has most likely, by what was seen so far."""
+        return (max(0, min(estimated, RATIO_RANGE)) * self.middle + WHOLE // 2) // WHOLE

@@ -18,6 +18,8 @@ cdef class Head:
     cdef Py_ssize_t type_end
 
     cpdef bytes relabel(self, object labels)
+    cpdef bytes rest(self, bytes data)
+    cdef bint is_of(self, const char *kind, Py_ssize_t size) noexcept
 
 
 cpdef Head parse_head(bytes buf)

@@ -114,6 +114,18 @@ cdef class Head:
             return b""
         return self.source[self.type_start : self.type_end]
 
+    cdef bint is_of(self, const char *kind, Py_ssize_t size) noexcept:
+        """Tell whether Content-Type begins with a media type."""
+        return (
+            self.type_end - self.type_start >= size
+            and memcmp(PyBytes_AS_STRING(self.source) + self.type_start, kind, size) == 0
+        )
+
+    cpdef bytes rest(self, bytes data):
+        """Give what follows the head in the bytes it was read from."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data) - self.size
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + self.size, size)
+
     cpdef bytes relabel(self, object labels):
         """Give the fields as lines that begin with `labels[name]`, without those that map to b"".
 

@@ -143,6 +143,7 @@ cdef class Meter:
     cpdef long long reset_us(self, long long now) noexcept
     cpdef long long retry_us(self, long long now, long long amount) noexcept
     cpdef bint idle(self, long long now) noexcept
+    cdef long long most(self) noexcept
 
 
 @cython.final
@@ -229,7 +230,7 @@ cdef class Guard:
     cpdef tuple refusal(self, long long now, long long tokens, long long nano)
     cpdef bytes fields(self, long long now)
     cdef long long latest(self, long long now) noexcept
-    cdef Meter tightest(self, int metric, long long now)
+    cdef long long reset_us(self, int metric, long long amount, long long now) noexcept
     cdef void close(
         self, Reservation held, long long now, long long requests, long long tokens, long long nano
     ) noexcept

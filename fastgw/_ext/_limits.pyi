@@ -148,7 +148,12 @@ class Guard:
         """
 
     def fields(self, now: int, /) -> bytes:
-        """Give the x-ratelimit header lines of the tightest meters; b"" when there are none."""
+        """Give the x-ratelimit header lines, b"" when there is nothing to tell.
+
+        Of several meters of a metric `limit` is the least that one can give, `remaining` the least
+        that is left, `reset` when `limit` fits everywhere. So who is alone, sends no more than
+        `remaining` and waits for `reset` when that is too little, is never refused.
+        """
 
 class Reservation:
     """What one exchange holds until it is settled or released, once."""

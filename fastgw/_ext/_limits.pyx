@@ -86,6 +86,10 @@ cdef class Meter:
         """Tell whether it holds nothing that a new meter would not know."""
         return False
 
+    cdef long long most(self) noexcept:
+        """Give the most that can be had at once."""
+        return self.limit
+
 
 @cython.final
 cdef class Window(Meter):
@@ -238,6 +242,10 @@ cdef class Bucket(Meter):
         """Tell whether it holds nothing that a new meter would not know."""
         self.advance(now)
         return debt_empty(&self.debt, 0) == 0
+
+    cdef long long most(self) noexcept:
+        """Give the most that can be had at once."""
+        return self.burst
 
 
 @cython.final
@@ -421,6 +429,10 @@ cdef class Shared(Meter):
         """Give how long until all of it is there again; -1: never."""
         return -1 if self.reset_at < 0 else later(self.reset_at - now, 0)
 
+    cpdef long long retry_us(self, long long now, long long amount) noexcept:
+        """Give how long until `amount` fits, by what was last heard; 0: it does, -1: never."""
+        return 0 if amount <= self.left or not self.hard else self.reset_us(now)
+
     cpdef bint idle(self, long long now) noexcept:
         """Tell whether it holds nothing: what is kept elsewhere stays there."""
         return self.escrow == 0
@@ -515,33 +527,49 @@ cdef class Guard:
         return worst, longest
 
     cpdef bytes fields(self, long long now):
-        """Give the x-ratelimit header lines of the tightest meters; b"" when there are none."""
+        """Give the x-ratelimit header lines, b"" when there is nothing to tell.
+
+        Of several meters of a metric `limit` is the least that one can give, `remaining` the least
+        that is left, `reset` when `limit` fits everywhere. So who is alone, sends no more than
+        `remaining` and waits for `reset` when that is too little, is never refused.
+        """
         cdef char lines[512]
         cdef Py_ssize_t size = 0
         cdef int metric
+        cdef Py_ssize_t index
+        cdef long long most, left
         cdef Meter meter
         now = self.latest(now)
         for metric in range(2):
-            meter = self.tightest(metric, now)
-            if meter is not None:
+            most = left = FOREVER
+            for index in range(self.count):
+                meter = meter_at(self.meters, index)
+                if meter.metric == metric:
+                    most = min(most, meter.most())
+                    left = min(left, meter.remaining(now))
+            if most < FOREVER:
                 size += put_lines(
-                    lines + size, metric, meter.limit, meter.remaining(now), meter.reset_us(now)
+                    lines + size, metric, most, left, self.reset_us(metric, most, now)
                 )
         return PyBytes_FromStringAndSize(lines, size) if size else b""
 
-    cdef Meter tightest(self, int metric, long long now):
+    cdef long long reset_us(self, int metric, long long amount, long long now) noexcept:
+        """Give how long until an amount fits every meter of a metric; -1: never."""
         cdef Py_ssize_t index
+        cdef long long wait, longest = 0
         cdef Meter meter
-        cdef Meter found = None
-        cdef long long left, least = FOREVER
+        if amount <= 0:
+            return -1
         for index in range(self.count):
             meter = meter_at(self.meters, index)
-            if meter.metric == metric:
-                left = meter.remaining(now)
-                if found is None or left < least:
-                    found = meter
-                    least = left
-        return found
+            if meter.metric != metric:
+                continue
+            # All of a meter is found sooner from its newest end.
+            wait = meter.reset_us(now) if meter.most() == amount else meter.retry_us(now, amount)
+            if wait < 0:
+                return -1
+            longest = later(longest, wait)
+        return longest
 
     cdef void close(
         self, Reservation held, long long now, long long requests, long long tokens, long long nano
@@ -700,7 +728,7 @@ cdef class Tariff:
     cdef Amounts bound(
         self, long long estimated, long long size, long long most, long long choices, bint stream
     ) noexcept:
-        cdef long long prompt = min(self.family.correct(estimated), later(size, 0))
+        cdef long long prompt = min(self.family.correct(estimated), later(size, estimated))
         cdef long long output = SLICE
         cdef Amounts amounts
         if most >= 0:

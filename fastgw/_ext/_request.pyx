@@ -747,12 +747,14 @@ cdef class Framing:
 
     An incomplete head is kept back. `requests` counts the heads that went on, `fault` is the
     `BadRequest` after which nothing goes on any more, `last` says that the newest request is the
-    connection's last, after which nothing goes on either.
+    connection's last, after which nothing goes on either, `asks_head` that the newest request line
+    has the method HEAD.
     """
 
     cdef Request request
     cdef bytes held
     cdef bytes newest
+    cdef readonly bint asks_head
     cdef long long left
     cdef Dechunker chunks
     cdef readonly int requests
@@ -815,6 +817,7 @@ cdef class Framing:
         cdef int verdict = read_request(start, size - at, NO_FIELDS, &self.request)
         if self.request.seen & REQUEST_LINE:
             self.newest = data[at + self.request.target_start:at + self.request.target_end]
+            self.asks_head = self.request.method == HEAD
         if verdict == 0:
             self.held = data[at:]
             return at

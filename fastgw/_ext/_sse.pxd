@@ -11,6 +11,12 @@ cdef struct Place:
     Py_ssize_t seen  # how far that line was looked at
     Py_ssize_t first  # where its first line ends, -1 while that is open
 
+cdef struct Kept:
+    # What is known of the text that was kept.
+    Py_ssize_t size
+    Py_ssize_t calls  # in all of the text
+    long long tokens  # estimated, once there was no room for more; -1 before
+
 
 @cython.final
 cdef class Tap:
@@ -23,6 +29,9 @@ cdef class Tap:
     cdef bint drop_usage
     cdef Py_ssize_t limit
     cdef Meter meter
+    cdef unsigned char *text  # what the meter took, as it stands in JSON strings
+    cdef Py_ssize_t text_room
+    cdef Kept kept
     cdef unsigned char *tail
     cdef Py_ssize_t tail_size
     cdef Py_ssize_t tail_room
@@ -45,6 +54,7 @@ cdef class Tap:
     cdef int take_event(
         self, const unsigned char *start, const unsigned char *first, const unsigned char *end
     ) except -1
+    cdef int keep_text(self, const unsigned char *start, Py_ssize_t size) noexcept
     cdef int take_lines(self, const unsigned char *start, const unsigned char *end) except -1
     cdef int take_payload(
         self, const unsigned char *start, const unsigned char *end, bint error_event

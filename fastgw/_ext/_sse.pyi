@@ -4,6 +4,8 @@ from typing import final
 
 TEXT: frozenset[bytes]
 """Members whose string values are delivered text."""
+KEPT: int
+"""Bytes of text that a tap keeps."""
 
 class EventTooLarge(ValueError):
     """An event exceeds the limit. `passed` is what was complete before it in the same bytes."""
@@ -37,10 +39,22 @@ class Tap:
     @property
     def text_tokens(self) -> int:
         """The estimated tokens of all text that was passed on."""
+    @property
+    def kept_text(self) -> bytes:
+        """The same text as it stands in the JSON strings, at most `KEPT` bytes of it."""
+    @property
+    def kept_tokens(self) -> int:
+        """The estimated tokens of `kept_text`."""
+    @property
+    def calls(self) -> int:
+        """How many tool calls the text holds."""
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes; give those that end whole events, or None."""
     def finish(self) -> bytes:
         """Give what is left of an incomplete event; one that only lacks its blank line counts."""
+
+def read_text(payload: bytes) -> Tap:
+    """Give a tap that has taken the text in one payload, or in a whole JSON answer."""
 
 def text_tokens(payload: bytes) -> int:
     """Estimate the tokens of the text in one payload, or in a whole JSON answer."""

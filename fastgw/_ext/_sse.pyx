@@ -12,7 +12,7 @@ call, which stands for the call's own cost too. Payloads whose "type" begins wit
 "transcript." (OpenAI Responses and transcriptions) repeat in later events what their "delta" told
 before, so there only "delta" counts. A stream is complete when [DONE] was seen, or an event whose
 "type" says so (payload.py names them). Arrays that repeat or quote are passed over:
-"reasoning_details" (OpenRouter), "annotations", "executed_tools" (Groq).
+"reasoning_details" (OpenRouter), "annotations", "executed_tools" (Groq), "tools" (Responses).
 
 Knows bytes only; no I/O.
 """
@@ -40,6 +40,8 @@ TEXT = frozenset(
     b"content reasoning_content reasoning text arguments refusal partial_json thinking".split()
 )
 """Members whose string values are delivered text."""
+KEPT = 32 * 1024
+"""Bytes of text that a tap keeps."""
 
 
 class EventTooLarge(ValueError):
@@ -83,10 +85,12 @@ cdef dict MEANINGS = dict.fromkeys(TEXT, IS_TEXT) | {
     b"reasoning_details": IS_PASSED_OVER,
     b"annotations": IS_PASSED_OVER,
     b"executed_tools": IS_PASSED_OVER,
+    b"tools": IS_PASSED_OVER,
 }
 cdef dict LAST_TYPES = {kind.encode(): HAS_END for kind in ENDS} | {
     kind.encode(): HAS_ERROR for kind in ERRORS
 }
+cdef Py_ssize_t MOST_KEPT = KEPT
 cdef int PER_CALL = weights.PER_ANSWER_CALL
 cdef Names MEMBERS = compiled_names(frozenset(MEANINGS))
 cdef int MEANING[64]
@@ -202,11 +206,13 @@ cdef class Tap:
         self.drop_usage = drop_usage
         self.limit = limit
         self.meter = Meter(0, 0, 0)
+        self.kept = Kept(0, 0, -1)
         self.place = Place(0, 0, 0, -1)
         self.fresh = True
 
     def __dealloc__(self):
         free(self.tail)
+        free(self.text)
 
     @property
     def started(self) -> bool:
@@ -217,6 +223,21 @@ cdef class Tap:
     def text_tokens(self) -> int:
         """The estimated tokens of all text that was passed on."""
         return meter_tokens(&self.meter)
+
+    @property
+    def kept_text(self) -> bytes:
+        """The same text as it stands in the JSON strings, at most `KEPT` bytes of it."""
+        return PyBytes_FromStringAndSize(<char *>self.text, self.kept.size)
+
+    @property
+    def kept_tokens(self) -> int:
+        """The estimated tokens of `kept_text`."""
+        return self.text_tokens if self.kept.tokens < 0 else self.kept.tokens
+
+    @property
+    def calls(self) -> int:
+        """How many tool calls the text holds."""
+        return self.kept.calls
 
     cpdef object feed(self, bytes data):
         """Take bytes; give those that end whole events, or None. EventTooLarge once and for all."""
@@ -423,6 +444,7 @@ cdef class Tap:
             if not judge(payload).whole:
                 return 0
         cdef Meter before = self.meter
+        cdef Kept kept = self.kept
         cdef int marks = self.read_members(start, end)
         if marks & HAS_CONTENT:
             self.content_events += 1
@@ -431,6 +453,7 @@ cdef class Tap:
         payload = PyBytes_FromStringAndSize(<char *>start, end - start)
         if self.take_marked(payload, marks, error_event):
             self.meter = before
+            self.kept = kept
             if marks & HAS_CONTENT:
                 self.content_events -= 1
             return 1
@@ -439,6 +462,7 @@ cdef class Tap:
     cdef int read_members(self, const unsigned char *start, const unsigned char *end) noexcept:
         """Meter the text of a payload, string by string; say what else it seems to hold."""
         cdef Meter before = self.meter
+        cdef Kept kept = self.kept
         cdef const unsigned char *at = start
         cdef const unsigned char *key
         cdef const unsigned char *quote
@@ -499,13 +523,35 @@ cdef class Tap:
                         # The type came behind the text: once more, knowing it.
                         marks &= ~HAS_CONTENT
                         self.meter = before
+                        self.kept = kept
                         at = start
             elif meaning == IS_DELTA or mode == ANY_TEXT:
                 marks |= HAS_CONTENT
                 if meaning == IS_NAME:
                     self.meter.units += PER_CALL
+                    self.kept.calls += 1
                 if mode != BINARY_DELTA:
+                    if self.kept.tokens < 0:
+                        self.keep_text(key, quote - key)
                     meter_json(&self.meter, key, quote)
+
+    cdef int keep_text(self, const unsigned char *start, Py_ssize_t size) noexcept:
+        """Keep text for who counts it exactly; what is too much is left to the estimate."""
+        cdef Py_ssize_t room = self.text_room if self.text_room else 256
+        cdef void *text
+        while room < self.kept.size + size and room < MOST_KEPT:
+            room *= 2
+        if room > self.text_room:
+            text = realloc(self.text, room)
+            if text != NULL:
+                self.text = <unsigned char *>text
+                self.text_room = room
+        if self.kept.size + size > self.text_room:
+            self.kept.tokens = meter_tokens(&self.meter)
+            return 0
+        memcpy(self.text + self.kept.size, start, size)
+        self.kept.size += size
+        return 0
 
     cdef int take_marked(self, bytes payload, int marks, bint error_event) except -1:
         """Decode a payload that seems to tell more than text; true when it is to be dropped."""
@@ -526,9 +572,14 @@ cdef class Tap:
         return drop
 
 
-def text_tokens(bytes payload not None):
-    """Estimate the tokens of the text in one payload, or in a whole JSON answer."""
+def read_text(bytes payload not None):
+    """Give a tap that has taken the text in one payload, or in a whole JSON answer."""
     cdef Tap tap = Tap()
     cdef const unsigned char *start = payload
     tap.read_members(start, start + len(payload))
-    return meter_tokens(&tap.meter)
+    return tap
+
+
+def text_tokens(bytes payload not None):
+    """Estimate the tokens of the text in one payload, or in a whole JSON answer."""
+    return read_text(payload).text_tokens

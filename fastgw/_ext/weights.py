@@ -7,11 +7,13 @@ source code, JSON, manual pages, translations into 32 languages) against o200k_b
 least squares on the relative error, tables smoothed by hand to be monotone; median error 2 % on
 recorded text, 3 % on code, 5-20 % on other scripts (cl100k_base needs up to three times as many
 tokens for some of those). Prompts: overheads against the reported `prompt_tokens` of the
-recorded chat completions of OpenAI and Azure, the text weight held at 1.
-`bench/estimator_accuracy.py` prints what they reach.
+recorded chat completions of OpenAI and Azure, the text weight held at 1; those of other families
+against what their providers reported. `python -m bench.token_accuracy` prints what they reach.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 LONG, STRIDE, WINDOW = 8192, 4096, 512
 """Of a string this long only a window at each stride is looked at."""
@@ -99,16 +101,29 @@ SECTIONS: dict[bytes, int] = {
     ),
     b"tools": TOOLS,
     b"functions": TOOLS,
-    **dict.fromkeys(b"response_format text format generationConfig".split(), SCHEMA),
+    **dict.fromkeys(
+        b"response_format text format output_config output_format generationConfig".split(),
+        SCHEMA,
+    ),
 }
 """Top-level request members that reach the model as text; all others do not count."""
 
 UNCOUNTED: frozenset[bytes] = frozenset(
     b"type role id call_id tool_call_id tool_use_id status detail format media_type mime_type "
-    b"mimeType data file_data file_id file_url fileUri url image_url signature thoughtSignature "
-    b"thought_signature encrypted_content".split()
+    b"mimeType data file_data file_id file_url fileUri url image_url".split()
 )
 """Members of messages whose strings are marks, references or binary data, not text."""
+
+OPAQUE: frozenset[bytes] = frozenset(
+    b"signature thoughtSignature thought_signature encrypted_content".split()
+)
+"""Members of messages that hold sealed reasoning."""
+
+MEDIA: frozenset[bytes] = frozenset(
+    b"image_url source inlineData inline_data fileData file_data file_id file_url "
+    b"input_audio".split()
+)
+"""Members of messages that bring a picture, a sound, a film or a document."""
 
 CALL = b"arguments"
 """A message member that tells a tool call."""
@@ -116,13 +131,31 @@ CALL = b"arguments"
 PER_ANSWER_CALL = 600
 """What a tool call in an answer costs beside its name and arguments."""
 
-PER_PROMPT = 300
-PER_MESSAGE = 400
-PER_CALL = 800
-PER_TOOLSET = 2400
-PER_TOOL_KEY = 80
-PER_SCHEMA = 1600
-PER_SCHEMA_KEY = 165
+
+class Overheads(NamedTuple):
+    """What a model's own form of a request costs, by model family: `catalog/data/families.json`.
+
+    `text`, `tool_text` and `schema_text` are per cent of what the text itself costs, `opaque`
+    hundredths of a token for each character, the others hundredths of a token. The defaults are
+    those of OpenAI's models.
+    """
+
+    text: int = 100
+    prompt: int = 300
+    message: int = 400
+    call: int = 800
+    toolset: int = 2400
+    tool_text: int = 100
+    tool_key: int = 80
+    schema: int = 1600
+    schema_text: int = 100
+    schema_key: int = 165
+    medium: int = 80_000
+    """A picture, sound, film or document, whose size the estimator does not look at."""
+    opaque: int = 0
+    """Signed or encrypted reasoning that goes back to the model: it stands for tokens."""
+
+
 PER_NUMBER = 100
 """An input may be an array of token ids."""
 SCHEMA_DEPTH = 4
@@ -137,6 +170,10 @@ RATIOS = tuple(int(RATIO_WHOLE * 2 ** (step / 16 - 2)) for step in range(1, 65))
 """Upper ends of the classes of actual / estimated, in 1/1024: a quarter to four, 16 an octave."""
 RATIO_FIRST = 37
 """The class a family begins with, as if one prompt had been seen: 1.3 times the estimate."""
+RATIO_EVEN = 31
+"""The class whose upper end is 1."""
+RATIO_PRIOR = 4
+"""How many prompts at 1 a family's first ones have to outweigh before it expects anything else."""
 RATIO_LEAST = 16
 """Estimates below say nothing of the ratio: a provider's few constant tokens outweigh them."""
 RATIO_MOST = 4_096

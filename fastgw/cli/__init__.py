@@ -31,6 +31,7 @@ VERBS = {
     "limits": "Ceilings on requests, tokens and concurrency.",
     "budgets": "Ceilings on spend.",
     "usage": "What was used and what it cost.",
+    "count-tokens": "Count the tokens of a text or a request.",
     "admins": "Accounts of the admin API.",
     "profile": "Sample where the workers of a running server spend their CPU time.",
     "mock": "Run the mock provider.",
@@ -86,7 +87,7 @@ def build(args: Sequence[str]) -> typer.Typer:
     app.callback()(_root)
     for verb, text in VERBS.items():
         if verb in args:
-            importlib.import_module(f"fastgw.cli.{verb}").register(app)
+            importlib.import_module(f"fastgw.cli.{verb.replace('-', '_')}").register(app)
         else:
             app.command(verb, help=text)(_not_loaded)
     return app

@@ -39,33 +39,23 @@ def register(app: typer.Typer) -> None:
 
 async def set_budget(
     run: Run,
+    whom: scopes.Whom,
     *,
-    key: scopes.Owner = None,
-    user: scopes.Owner = None,
-    team: scopes.Owner = None,
-    org: scopes.Owner = None,
-    model: scopes.Model = None,
-    provider: scopes.Provider = None,
-    tag: scopes.Tag = None,
-    everybody: scopes.Everybody = False,
     amount: Annotated[str, typer.Option("--usd", metavar="USD", help="The ceiling.")],
     period: Annotated[Literal["day", "week", "month", "total"], typer.Option()] = "month",
     soft: Annotated[bool, typer.Option("--soft", help="Keep count and refuse nobody.")] = False,
-    shared: scopes.Shared = False,
     enabled: Enabled = None,
 ) -> None:
     """Make a budget, or change the one with the same scope and period."""
     nano = _nano(amount)
     store = await run.store()
-    given = {"key": key, "user": user, "team": team, "org": org, "model": model}
-    given |= {"provider": provider, "tag": tag}
-    found = await scopes.read(store, given, everybody=everybody)
+    found = await scopes.read(store, whom)
     if len(found) > 1:
         raise typer.BadParameter("a budget has one scope")
     ((scope, match),) = found
     made = await budgets.put(
         store, scope=scope, match=match, limit_nano=nano, period=period, hard=not soft,
-        shared=shared, enabled=enabled is not False,
+        shared=whom.shared, enabled=enabled is not False,
     )  # fmt: skip
     run.one(await _row(store, made))
 

@@ -12,6 +12,9 @@ from fastgw.cli.records import listing, shown
 from fastgw.cli.run import Run, verb
 from fastgw.domain import now_ms
 from fastgw.flow.rules import AND
+from fastgw.server.snapshot import limit_rule
+from fastgw.server.spend import read_used
+from fastgw.storage import Store
 from fastgw.storage.sql import limits
 from fastgw.storage.sql.limits import RESET_AT
 
@@ -36,15 +39,8 @@ def register(app: typer.Typer) -> None:
 
 async def set_limit(
     run: Run,
+    whom: scopes.Whom,
     *,
-    key: scopes.Owner = None,
-    user: scopes.Owner = None,
-    team: scopes.Owner = None,
-    org: scopes.Owner = None,
-    model: scopes.Model = None,
-    provider: scopes.Provider = None,
-    tag: scopes.Tag = None,
-    everybody: scopes.Everybody = False,
     requests: Number = None,
     tokens: Number = None,
     concurrent: Number = None,
@@ -53,7 +49,6 @@ async def set_limit(
         Literal["sliding_window", "token_bucket"], typer.Option()
     ] = "sliding_window",
     burst: Annotated[int | None, typer.Option(min=1, metavar="N")] = None,
-    shared: scopes.Shared = False,
     enabled: Enabled = None,
 ) -> None:
     """Make a limit, or change the one with the same scopes, metric and window.
@@ -67,9 +62,7 @@ async def set_limit(
     if burst is not None and algorithm != "token_bucket":
         raise typer.BadParameter("--burst goes with --algorithm token_bucket")
     store = await run.store()
-    given = {"key": key, "user": user, "team": team, "org": org, "model": model}
-    given |= {"provider": provider, "tag": tag}
-    (scope, match), *also = await scopes.read(store, given, everybody=everybody)
+    (scope, match), *also = await scopes.read(store, whom)
     ((metric, number),) = counted
     wanted: dict[str, Any] = {
         "scope": scope,
@@ -79,7 +72,7 @@ async def set_limit(
         "window_s": window,
         "algorithm": algorithm,
         "burst": burst,
-        "shared": shared,
+        "shared": whom.shared,
         "enabled": enabled is not False,
     }
     run.one(shown(await limits.put(store, **wanted)))
@@ -91,8 +84,28 @@ async def list_limits(run: Run, *, limit: Limit = 0) -> None:
 
 
 async def show(run: Run, limit: ID) -> None:
-    """Show one limit."""
-    run.one(shown(await limits.get(await run.store(), limit)))
+    """Show one limit, and what each that it matches has used of it."""
+    store = await run.store()
+    found = await limits.get(store, limit)
+    run.one(shown(found) | {"matches": await _used(store, found)})
+
+
+async def _used(store: Store, limit: limits.Limit) -> list[dict[str, Any]] | None:
+    """Give what the records of the window say; requests under way are known to the server alone.
+
+    Null for what records do not tell: requests at the same time, and several scopes together.
+    """
+    rule = limit_rule(limit)
+    if rule.metric == "concurrent" or rule.also:
+        return None
+    since = max(now_ms() - int(rule.window_s * 1000), rule.reset_at)
+    used = await read_used(store, rule, since)
+    if rule.shared:
+        used = {"": sum(used.values())}
+    return [
+        {"match": value, "used": number, "remaining": max(rule.limit - number, 0)}
+        for value, number in sorted(used.items(), key=lambda item: -item[1])
+    ]
 
 
 async def reset(

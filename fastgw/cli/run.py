@@ -106,6 +106,10 @@ class Run:
             await self._store.close()
 
 
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of options that go together: a parameter of such a type stands for all its fields."""
+
+
 def verb(app: typer.Typer, name: str) -> Callable[[Command], Command]:
     """Make a coroutine that takes a Run a command, with the options every command has."""
 
@@ -117,20 +121,24 @@ def verb(app: typer.Typer, name: str) -> Callable[[Command], Command]:
                 as_json=values.pop("as_json") or before.as_json,
                 as_csv=values.pop("as_csv") or before.as_csv,
             )
+            for group, kind in groups.items():
+                fields = kind.__struct_fields__
+                values[group] = kind(**{field: values.pop(field) for field in fields})
             asyncio.run(_execute(function, Run(shared), values))
 
         _, *own = inspect.signature(function).parameters.values()
         hints = get_type_hints(function, include_extras=True)
+        groups = {each.name: hints[each.name] for each in own if _is_group(hints[each.name])}
         parameters = [
-            inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-            *(
-                parameter.replace(
-                    kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]
-                )
-                for parameter in own
-            ),
-            *_COMMON,
+            inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         ]
+        for each in own:
+            if each.name in groups:
+                parameters += _members(groups[each.name])
+            else:
+                kind = inspect.Parameter.KEYWORD_ONLY
+                parameters.append(each.replace(kind=kind, annotation=hints[each.name]))
+        parameters += _COMMON
         command.__doc__ = function.__doc__
         # What Typer reads instead of the body's own parameters.
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -139,6 +147,24 @@ def verb(app: typer.Typer, name: str) -> Callable[[Command], Command]:
         return function
 
     return register
+
+
+def _is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Group)
+
+
+def _members(kind: type[Group]) -> list[inspect.Parameter]:
+    """Give the options of a group; all have a default."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in msgspec.structs.fields(kind)
+    ]
 
 
 async def _execute(function: Callable[..., Awaitable[None]], run: Run, values: Any) -> None:

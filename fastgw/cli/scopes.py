@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fastgw.cli import values
+from fastgw.cli.run import Group
 from fastgw.errors import NotFound
 from fastgw.storage import Store
 from fastgw.storage.sql import keys, orgs, teams, users
@@ -21,30 +22,41 @@ NOUNS: dict[str, Noun[Any]] = {
 }
 
 Owner = Annotated[str | None, typer.Option(metavar="ID|NAME|*")]
-Model = Annotated[str | None, typer.Option(metavar="NAME|*", help="A public model name.")]
-Provider = Annotated[str | None, typer.Option(metavar="NAME|*")]
-Tag = Annotated[str | None, typer.Option(metavar="K=V|K=*")]
-Everybody = Annotated[bool, typer.Option("--global", help="All requests together.")]
-Shared = Annotated[
-    bool, typer.Option("--shared", help="One counter for all that match, not one for each.")
-]
 
 
-async def read(
-    store: Store, given: dict[str, str | None], *, everybody: bool
-) -> list[tuple[str, str]]:
+class Whom(Group, frozen=True, kw_only=True):
+    """The options: several together mean what all of them match."""
+
+    key: Owner = None
+    user: Owner = None
+    team: Owner = None
+    org: Owner = None
+    model: Annotated[str | None, typer.Option(metavar="NAME|*", help="A public model name.")] = None
+    provider: Annotated[str | None, typer.Option(metavar="NAME|*")] = None
+    tag: Annotated[str | None, typer.Option(metavar="K=V|K=*")] = None
+    everybody: Annotated[bool, typer.Option("--global", help="All requests together.")] = False
+    shared: Annotated[
+        bool, typer.Option("--shared", help="One counter for all that match, not one for each.")
+    ] = False
+
+
+SCOPES = tuple(name for name in Whom.__struct_fields__ if name not in {"everybody", "shared"})
+
+
+async def read(store: Store, whom: Whom) -> list[tuple[str, str]]:
     """Give (scope, match) of each option that was given; at least one."""
+    given = {scope: getattr(whom, scope) for scope in SCOPES}
     found = [
         (scope, await _match(store, scope, text))
         for scope, text in given.items()
         if text is not None
     ]
-    if everybody and found:
+    if whom.everybody and found:
         raise typer.BadParameter("--global is about all requests; it goes with no other scope")
-    if everybody:
+    if whom.everybody:
         return [("global", WILDCARD)]
     if not found:
-        options = ", ".join(f"--{scope}" for scope in given)
+        options = ", ".join(f"--{scope}" for scope in SCOPES)
         raise typer.BadParameter(f"say whom it is about: {options} or --global")
     return found
 

@@ -41,6 +41,7 @@ Until = Annotated[
 Key = Annotated[str | None, typer.Option(metavar="ID|NAME", help="Only of this key.")]
 User = Annotated[str | None, typer.Option(metavar="ID", help="Only of this user.")]
 Team = Annotated[str | None, typer.Option(metavar="ID", help="Only of this team.")]
+Org = Annotated[str | None, typer.Option(metavar="ID", help="Only of this organisation.")]
 Provider = Annotated[str | None, typer.Option(help="Only by this provider.")]
 Model = Annotated[str | None, typer.Option(help="Only of this requested model.")]
 Status = Annotated[int | None, typer.Option(help="Only with this status.")]
@@ -71,6 +72,7 @@ async def list_usage(
     key: Key = None,
     user: User = None,
     team: Team = None,
+    org: Org = None,
     provider: Provider = None,
     model: Model = None,
     status: Status = None,
@@ -78,7 +80,7 @@ async def list_usage(
     limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 100,
 ) -> None:
     """List usage records, newest first."""
-    given = _filter(since, until, user, team, provider, model, status, tag)
+    given = _filter(since, until, user, team, org, provider, model, status, tag)
     store = await run.store()
     wanted = await _of_key(store, given, key)
     rows: list[dict[str, Any]] = []
@@ -108,14 +110,17 @@ async def summary(
     key: Key = None,
     user: User = None,
     team: Team = None,
+    org: Org = None,
     provider: Provider = None,
     model: Model = None,
+    status: Status = None,
+    tag: Tag = None,
 ) -> None:
     """Sum up in whole UTC days."""
     if by.partition(":")[0] != "tag" and by not in usage_reports.SUMMARIES:
         known = ", ".join(sorted([*usage_reports.SUMMARIES, "tag", "tag:NAME"]))
         raise typer.BadParameter(f"{by!a} is nothing to sum up by; known: {known}")
-    given = _filter(since, until, user, team, provider, model, None, None)
+    given = _filter(since, until, user, team, org, provider, model, status, tag)
     store = await run.store()
     sums = await usage_reports.summary(store, by, await _of_key(store, given, key))
     name = OWNERS.get(by, by.partition(":")[0])
@@ -140,6 +145,7 @@ async def export(
     key: Key = None,
     user: User = None,
     team: Team = None,
+    org: Org = None,
     provider: Provider = None,
     model: Model = None,
     status: Status = None,
@@ -148,7 +154,7 @@ async def export(
     """Write every record, oldest first."""
     if run.form != "table":
         form = Format(run.form)
-    given = _filter(since, until, user, team, provider, model, status, tag)
+    given = _filter(since, until, user, team, org, provider, model, status, tag)
     store = await run.store()
     wanted = await _of_key(store, given, key)
     target = private_file(out, force=force) if out is not None else nullcontext(sys.stdout)
@@ -194,6 +200,7 @@ def _filter(
     until: str | None,
     user: str | None,
     team: str | None,
+    org: str | None,
     provider: str | None,
     model: str | None,
     status: int | None,
@@ -211,6 +218,7 @@ def _filter(
         **times,
         user_id=user,
         team_id=team,
+        org_id=org,
         provider=provider,
         model=model,
         status=status,

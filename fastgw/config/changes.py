@@ -11,7 +11,7 @@ from fastgw.config.tree import dotted
 RELOADABLE = frozenset(
     {
         *("providers", "models", "aliases", "limits", "budgets", "routing"),
-        *("keys", "auth", "stream", "logs", "catalog"),
+        *("keys", "auth", "stream", "logs", "catalog", "usage"),
     }
 )
 """Sections that take effect at once. All others shape sockets, processes, stores and labels, which

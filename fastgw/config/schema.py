@@ -140,7 +140,23 @@ class Journal(Section):
     """The record of open and closed exchanges that survives a kill."""
 
     dir: Text = Field("fastgw-data/journal", description="folder of the journal files")
-    mode: Literal["file", "redis", "none"] = Field("file", description="where it is kept")
+    mode: Literal["file", "redis", "none"] = Field(
+        "file", description="none: in a folder that goes with the process; redis: not there yet"
+    )
+    segment_bytes: Annotated[int, number, Field(ge=1 << 16, le=1 << 30)] = Field(
+        8 << 20, description="size of a journal file; each worker has two made ahead"
+    )
+    full_at: Share = Field(
+        0.9, description="share of its disk in use from which it no longer grows; 1: until the end"
+    )
+
+
+class Usage(Section):
+    """Usage records in the database; daily and monthly sums stay for good."""
+
+    keep_months: Positive | None = Field(
+        None, description="months before the present one that records are kept; unset: all"
+    )
 
 
 class Admin(Section):
@@ -184,6 +200,15 @@ class Stream(Section):
     idle_timeout_s: Timeout = Field(600, description="a stream silent for so long ends")
 
 
+class Idempotency(Section):
+    """Answers kept for requests that bear an Idempotency-Key."""
+
+    ttl_s: Timeout = Field(86_400, description="so long an answer is kept")
+    max_answer_bytes: Positive = Field(1 << 20, description="a larger one is not kept")
+    max_total_bytes: Positive = Field(1 << 30, description="beyond it the oldest are forgotten")
+    wait_s: Seconds = Field(15, description="for a first request that another worker is at")
+
+
 _SCOPE = r"^(key|user|team|org|model|provider|global|tag:[A-Za-z0-9_.-]{1,64})$"
 
 
@@ -209,11 +234,22 @@ class LimitRule(Section):
             raise ValueError("burst belongs to algorithm: token_bucket")
         return self
 
+    @property
+    def kind(self) -> tuple[str, str, str, float, str, bool]:
+        """What makes it another rule than the next; the numbers of one rule may change."""
+        return self.scope, self.match, self.metric, self.window_s, self.algorithm, self.shared
+
 
 class Limits(Section):
     """Limits that need no row in the database."""
 
     defaults: tuple[LimitRule, ...] = Field((), description="apply where no other rule matches")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len({rule.kind for rule in self.defaults}) < len(self.defaults):
+            raise ValueError("defaults has two rules that differ in no more than their numbers")
+        return self
 
 
 class Budgets(Section):
@@ -360,10 +396,12 @@ class Settings(Section):
     redis: Redis = Redis()
     security: Security = Security()
     journal: Journal = Journal()
+    usage: Usage = Usage()
     admin: Admin = Admin()
     keys: Keys = Keys()
     auth: Auth = Auth()
     stream: Stream = Stream()
+    idempotency: Idempotency = Idempotency()
     limits: Limits = Limits()
     budgets: Budgets = Budgets()
     routing: Routing = Routing()

@@ -8,12 +8,55 @@ import msgspec
 
 from fastgw import catalog
 from fastgw._ext import limits
+from fastgw._ext.killpoints import reach
 from fastgw.domain import Usage, UsageRecord
-from fastgw.errors import ClientGone
+from fastgw.errors import ClientGone, StoreUnavailable
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange
+from fastgw.flow.exchange import Counted, Exchange
+from fastgw.flow.ledger import write_close, write_open
 
 _NOTHING = Usage()
+
+
+def open_line(exchange: Exchange, context: Context) -> None:
+    """Write down that a provider is about to be asked: once, and before the first byte goes out.
+
+    StoreUnavailable when nothing can be written.
+    """
+    if exchange.kept:
+        return
+    if not write_open(exchange, context):
+        raise StoreUnavailable("the journal cannot be written", retry_after=1)
+    if reach is not None:
+        reach("after_open")
+
+
+def close_line(exchange: Exchange, context: Context) -> None:
+    """Write down what the exchange came to, before the last bytes of its answer go out.
+
+    Unless its tokens must be counted first: until then the journal has it as held.
+    """
+    if not is_uncounted(exchange):
+        _close(exchange, context)
+
+
+def _close(exchange: Exchange, context: Context) -> None:
+    if exchange.closed:
+        return
+    exchange.closed = True
+    exchange.ended = exchange.ended or time.monotonic_ns()
+    if exchange.usage is None:
+        count(exchange)
+    if exchange.principal is None:
+        return
+    if reach is not None:
+        reach("before_close")
+    record = make_record(exchange)
+    write_close(record, context, exchange.kept)
+    if context.record is not None:
+        context.record(record)
+    if reach is not None:
+        reach("after_close")
 
 
 def count(exchange: Exchange) -> None:
@@ -23,33 +66,40 @@ def count(exchange: Exchange) -> None:
     """
     usage, exchange.usage_source = _usage(exchange)
     exchange.usage = usage
+    if exchange.usage_source == "reported" and exchange.family is not None:
+        exchange.family.observe(exchange.prompt_estimate, usage.input_tokens)
     deployment = exchange.deployment
-    if deployment is not None and deployment.price is not None:
+    if exchange.free:
+        exchange.cost_nano = 0
+    elif deployment is not None and deployment.price is not None:
         exchange.cost_nano = catalog.cost(usage, deployment.price)
     elif usage is not _NOTHING:
         exchange.cost_nano = exchange.flat_nano
     if exchange.reservation is not None:
+        if reach is not None:
+            reach("before_release")
         _settle(exchange, exchange.reservation)
+        if reach is not None:
+            reach("after_release")
 
 
 def _settle(exchange: Exchange, reservation: limits.Reservation) -> None:
-    usage, tariff = exchange.usage, exchange.tariff
+    usage = exchange.usage
     assert usage is not None
     now = limits.now_us()
-    if not exchange.sent:  # no provider was asked
+    if not exchange.sent and (not exchange.free or exchange.error is not None):
+        # No provider was asked, and nothing answered here.
         reservation.release(now)
         return
     for index, meter in enumerate(reservation.guard.meters):
-        if meter.rule.scope == "provider" and meter.value not in {"", *exchange.asked}:
+        if not meter.rule.concerns(meter.value, exchange.asked):
             reservation.forgo(index, now)
     reservation.settle(now, usage.input_tokens + usage.output_tokens, exchange.cost_nano or 0)
-    if tariff is not None and exchange.usage_source == "reported":
-        tariff.family.observe(exchange.prompt_estimate, usage.input_tokens)
 
 
 def _usage(exchange: Exchange) -> tuple[Usage, str]:
     translator = exchange.translator
-    if translator is None:
+    if translator is None or exchange.free:
         return _NOTHING, "reported"
     reported = translator.usage()
     if reported is not None:
@@ -57,24 +107,70 @@ def _usage(exchange: Exchange) -> tuple[Usage, str]:
     if not exchange.first_content:
         # Nothing reached the client: only what the provider reported is billed.
         return _NOTHING, "reported"
-    prompt = translator.prompt_usage() or Usage(input_tokens=exchange.prompt_estimate)
-    counted = msgspec.structs.replace(
-        prompt, output_tokens=translator.delivered_tokens, reasoning_tokens=0
+    counted = exchange.counted or Counted()
+    prompt = translator.prompt_usage()
+    if prompt is None:
+        tokens = counted.prompt
+        if tokens is None:
+            family, tokens = exchange.family, exchange.prompt_estimate
+            tokens = tokens if family is None else family.expect(tokens)
+        prompt = Usage(input_tokens=tokens)
+    answer = counted.answer
+    if answer is None:
+        answer = translator.delivered().tokens
+    usage = msgspec.structs.replace(prompt, output_tokens=answer, reasoning_tokens=0)
+    return usage, "estimated" if exchange.error is None else "partial"
+
+
+def is_uncounted(exchange: Exchange) -> bool:
+    """Tell whether content went out whose usage nobody reported, and nobody has counted yet."""
+    translator = exchange.translator
+    return (
+        exchange.usage is None
+        and exchange.counted is None
+        and translator is not None
+        and not exchange.free
+        and exchange.first_content != 0
+        and translator.usage() is None
     )
-    return counted, "estimated" if exchange.error is None else "partial"
 
 
 def account(exchange: Exchange, context: Context) -> None:
-    """Close the exchange: its metrics, and its record once a principal is known."""
-    exchange.ended = time.monotonic_ns()
-    if exchange.usage is None:
-        count(exchange)
+    """Close the exchange, or leave it to who counts its tokens and closes it then."""
+    exchange.ended = exchange.ended or time.monotonic_ns()
+    if exchange.joined == "first":
+        return  # the one that answers for all who ask under its key is accounted for itself
+    if exchange.joined == "again" or is_dry(exchange):
+        exchange.usage = _NOTHING
+        _measure(exchange, context)
+        return
+    if is_uncounted(exchange) and context.count_later(exchange):
+        _free_slots(exchange)
+    else:
+        finish(exchange, context)
+
+
+def _free_slots(exchange: Exchange) -> None:
+    """Make room for another request: this one is over, only what it used is not known yet."""
+    reservation, now = exchange.reservation, limits.now_us()
+    if reservation is not None:
+        for index, meter in enumerate(reservation.guard.meters):
+            if isinstance(meter, limits.Slots):
+                reservation.forgo(index, now)
+
+
+def finish(exchange: Exchange, context: Context) -> None:
+    """Close the exchange: its record once a principal is known, and its metrics."""
+    _close(exchange, context)
     _measure(exchange, context)
     held, cost = exchange.reservation, exchange.cost_nano or 0
     if held is not None and held.guard.wants_money and cost > held.nano:
         context.metrics.overrun_nano.add(cost - held.nano)
-    if exchange.principal is not None:
-        context.record(make_record(exchange))
+
+
+def is_dry(exchange: Exchange) -> bool:
+    """Tell whether nothing was to happen."""
+    return exchange.explanation is not None and exchange.explanation.dry
 
 
 def make_record(exchange: Exchange) -> UsageRecord:

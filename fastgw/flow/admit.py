@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgw._ext import estimate, limits, scan
+from fastgw._ext import limits, scan
+from fastgw._ext.killpoints import reach
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
 from fastgw.flow.context import Context
@@ -72,8 +73,9 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | Rese
     model, alias = context.directory.resolve(name, exchange.pinned)
     context.directory.permit(principal, name, model)
     exchange.model = model
-    exchange.tags = _tags(exchange, principal, alias)
-    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.tags = _tags(exchange, principal, alias, context.client_tags)
+    exchange.family = context.limiter.family(model)
+    exchange.prompt_estimate = exchange.family.prompt(body)
     return _reserve(exchange, context)
 
 
@@ -93,9 +95,10 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | Reserve | None
     if unread:
         return LoadSpend(unread)
     tokens = nano = 0
-    if any(is_budget(meter) and meter.hard for meter in guard.meters):
+    free = exchange.free
+    if not free and any(is_budget(m) and m.hard for m in guard.meters):
         limiter.check_priced(model)
-    if guard.wants_tokens or guard.wants_money:
+    if not free and (guard.wants_tokens or guard.wants_money):
         if guard.wants_money:
             exchange.flat_nano = limiter.flat_nano
         exchange.tariff = limiter.tariff(model, exchange.endpoint)
@@ -106,28 +109,43 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | Reserve | None
             exchange.choices,
             exchange.stream,
         )
+    now = limits.now_us()
+    if exchange.explanation is not None:
+        exchange.explanation.look(guard, now, tokens, nano)
+        if exchange.explanation.dry:
+            refused = refusal(guard, now, tokens, nano, None)
+            if refused is not None:
+                raise refused
+            return None
     if guard.keeper is not None:
         return Reserve(exchange, tokens, nano)
-    now = limits.now_us()
     exchange.reservation = guard.reserve(now, tokens, nano)
     if exchange.reservation is None:
         error = refusal(guard, now, tokens, nano, context.metrics)
         assert error is not None, "a guard that reserves nothing has a meter that refuses"
         raise error
+    if reach is not None:
+        reach("after_reserve")
     return None
 
 
-def _tags(exchange: Exchange, principal: Principal, alias: Alias | None) -> dict[str, str]:
-    """Merge the tags of caller, alias and key; the key's own always win."""
+def _tags(
+    exchange: Exchange, principal: Principal, alias: Alias | None, allowed: tuple[str, ...]
+) -> dict[str, str]:
+    """Merge the tags of caller, alias and key; the key's own always win.
+
+    `allowed` are the tags a caller may set whose key does not say.
+    """
     asked = exchange.headers.get("x-fastgw-tags")
     if asked is None and alias is None:
         return principal.tags
     tags = {}
+    allowed = principal.client_tags or allowed
     for pair in filter(None, (asked or "").split(",")):
         name, equals, value = (part.strip() for part in pair.partition("="))
         if not equals or not name or not value.isprintable():
             raise InvalidRequest("x-fastgw-tags must be name=value,…", param="x-fastgw-tags")
-        if name not in principal.client_tags:
+        if name not in allowed:
             raise InvalidRequest(
                 f"this key may not set the tag {name!r}", param=f"x-fastgw-tags.{name}"
             )

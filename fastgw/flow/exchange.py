@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from fastgw._ext import limits
+from fastgw._ext import estimate, limits
 from fastgw.domain import Deployment, Model, Principal, Usage, now_ms
 from fastgw.errors import GatewayError
 from fastgw.flow.stamp import Stamp
@@ -15,7 +15,13 @@ from fastgw.flow.stamp import Stamp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fastgw.flow.explain import Explanation
     from fastgw.providers.record import ProviderType, Translator
+
+
+COUNT_TOKENS = "count_tokens"
+FREE = frozenset({COUNT_TOKENS})
+"""Endpoints that use no tokens and cost nothing; they count as requests."""
 
 
 class LoadKey(msgspec.Struct, frozen=True):
@@ -41,8 +47,23 @@ class Reserve(msgspec.Struct, frozen=True):
     nano: int
 
 
-Wait = LoadKey | LoadSpend | Reserve
+class KeepDecision(msgspec.Struct, frozen=True):
+    """Wait: a decision must be written to the store."""
+
+    exchange_id: str
+    key_id: str
+    decision: bytes
+
+
+Wait = LoadKey | LoadSpend | Reserve | KeepDecision
 """What a stage may wait for."""
+
+
+class Counted(msgspec.Struct, frozen=True, gc=False):
+    """What a tokenizer counted of an exchange whose usage nobody reported; None: it could not."""
+
+    prompt: int | None = None
+    answer: int | None = None
 
 
 class Exchange:
@@ -59,19 +80,25 @@ class Exchange:
         "candidates",
         "choices",
         "client_api",
+        "closed",
         "cost_nano",
+        "counted",
         "created_at",
         "deployment",
         "digest",
         "ended",
         "endpoint",
         "error",
+        "explanation",
+        "family",
         "first_content",
         "flat_nano",
         "guard",
         "headers",
         "id",
+        "joined",
         "kept",
+        "last_events",
         "model",
         "most_output",
         "peer",
@@ -96,7 +123,7 @@ class Exchange:
         "usage_source",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - a record: a line a fact
         self,
         id: str,  # noqa: A002 - the contract's name
         endpoint: str,
@@ -118,6 +145,10 @@ class Exchange:
         self.digest = b""
         self.peer = ""
         """The client's address, `unix` for a Unix socket."""
+        self.joined = ""
+        """Whose answer it gets under its Idempotency-Key: its own `first`, an earlier `again`."""
+        self.explanation: Explanation | None = None
+        """Only where somebody wants to know why."""
         # authenticate
         self.principal: Principal | None = None
         # admit
@@ -127,6 +158,8 @@ class Exchange:
         self.model: Model | None = None
         self.stream = False
         self.tags: dict[str, str] = {}
+        self.family: estimate.Family | None = None
+        """Knows what requests cost such a model, and what they have cost so far."""
         self.prompt_estimate = 0
         self.most_output = -1
         """The maximum of output tokens the client asked for, -1 when it named none."""
@@ -153,9 +186,20 @@ class Exchange:
         self.sent = 0
         self.first_content = 0
         self.status = 0
+        self.last_events = b""
+        """What was passed on last of a stream whose events are numbered."""
         # account
+        self.closed = False
+        """Whether its closing line is written."""
         self.ended = 0
+        self.counted: Counted | None = None
+        """Set once somebody has tried to count what was not reported."""
         self.error: GatewayError | None = None
         self.usage: Usage | None = None
         self.usage_source = ""
         self.cost_nano: int | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it uses no tokens and costs nothing, whatever is answered."""
+        return self.endpoint in FREE

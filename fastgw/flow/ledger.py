@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastgw._ext import journal
 from fastgw._ext.columns import fit_text
-from fastgw.domain import Deployment
+from fastgw.domain import Deployment, UsageRecord
 from fastgw.flow.exchange import Exchange
 from fastgw.wire import json
+
+if TYPE_CHECKING:
+    from fastgw.flow.context import Context
 
 
 def who_of(exchange: Exchange, deployment: Deployment | None) -> journal.Who:
@@ -28,3 +33,64 @@ def who_of(exchange: Exchange, deployment: Deployment | None) -> journal.Who:
             deployment.model if deployment is not None else "",
         )
     )
+
+
+def write_open(exchange: Exchange, context: Context) -> bool:
+    """Write that the exchange begins, with what is reserved for it; False: there is no room."""
+    principal, deployment, held = exchange.principal, exchange.deployment, exchange.reservation
+    assert principal is not None
+    assert deployment is not None
+    who = context.whos.find(
+        (
+            *(principal.key_id, principal.user_id, principal.team_id, principal.org_id),
+            *(exchange.endpoint, exchange.requested_model),
+            *(deployment.provider.name, deployment.model),
+        ),
+        exchange.tags,
+    )
+    exchange.kept = context.journal.open(
+        who,
+        exchange.id,
+        exchange.request_id if exchange.request_id != exchange.id else None,
+        exchange.created_at,
+        exchange.stream,
+        held.nano if held is not None else 0,
+        held.tokens if held is not None else 0,
+        exchange.prompt_estimate,
+    )
+    return exchange.kept > 0
+
+
+def write_close(record: UsageRecord, context: Context, kept: int) -> None:
+    """Write what an exchange came to. Without an opening line it is dropped if there is no room."""
+    who = context.whos.find(
+        (
+            *(record.key_id, record.user_id, record.team_id, record.org_id),
+            *(record.endpoint, record.requested_model),
+            *(record.provider, record.upstream_model),
+        ),
+        record.tags,
+    )
+    written = context.journal.close(
+        kept,
+        who,
+        record.id,
+        record.request_id if record.request_id != record.id else None,
+        record.created_at,
+        record.stream,
+        record.status,
+        record.attempts,
+        record.input_tokens,
+        record.output_tokens,
+        record.cached_tokens,
+        record.cache_write_tokens,
+        record.reasoning_tokens,
+        record.cost_nano,
+        record.usage_source,
+        record.duration_ms,
+        -1 if record.ttft_ms is None else record.ttft_ms,
+        record.overhead_us,
+        record.error_code,
+    )
+    if not written:
+        context.metrics.dropped["records"].add(1)

@@ -15,6 +15,7 @@ import msgspec
 
 from fastgw import catalog
 from fastgw._ext import estimate, limits
+from fastgw.catalog import families
 from fastgw.domain import Deployment, Model, Price, Principal, usd
 from fastgw.errors import BudgetReserved, GatewayError, InsufficientQuota, NotAllowed, RateLimited
 from fastgw.flow.rules import MONEY, Rule, Rules, facts_of
@@ -31,10 +32,9 @@ _MOST_FAMILIES = 1_000
 _MOST_TARIFFS = 1_000
 _SILENT = frozenset({"embeddings", "moderations", "rerank"})
 """Endpoints whose answers hold no tokens."""
-_CHOSEN = frozenset({"model", "tag"})
-"""Scopes whose values clients may make up."""
 _MOST_VALUES = 10_000
-"""Counters of one rule of those; the rest share one, or made-up names would fill the memory."""
+"""Counters of one rule about values that clients make up; the rest share one, or such names would
+fill the memory."""
 _IDLE_US = 600_000_000
 _SWEPT = 1_000
 """Meters looked at in one go, so that nobody waits for a sweep."""
@@ -86,9 +86,7 @@ class Limiter:
             if rule is not None and rule.counts_like(meter.rule):
                 kept[key] = _adjust(meter, rule)
         self._meters = kept
-        self._values = Counter(
-            meter.rule.id for meter in kept.values() if meter.rule.scope in _CHOSEN
-        )
+        self._values = Counter(meter.rule.id for meter in kept.values() if meter.rule.chosen)
         before, self.rules = self.rules, rules
         if rules.match_like(before):
             rules.stamp = before.stamp
@@ -125,7 +123,7 @@ class Limiter:
                 if self.keeper is not None:
                     self.keeper.give_back(meter)
                 continue
-            chosen = meter.rule.scope in _CHOSEN
+            chosen = meter.rule.chosen
             del meter
             # A guard that somebody keeps would count beside a new meter of the same rule.
             if sys.getrefcount(self._meters[key]) == _UNSHARED:
@@ -140,9 +138,21 @@ class Limiter:
             return found[1]
         if len(self._tariffs) >= _MOST_TARIFFS:
             self._tariffs.clear()
-        tariff = _tariff(model, self._family(model.name), silent=key[1], unpriced=self.unpriced)
+        tariff = _tariff(model, self.family(model), silent=key[1], unpriced=self.unpriced)
         self._tariffs[key] = (model, tariff)
         return tariff
+
+    def family(self, model: Model) -> estimate.Family:
+        """Give what counts a model's prompts; it learns from what is reported of them."""
+        name = model.name
+        if name not in self._families and len(self._families) >= _MOST_FAMILIES:
+            name = ""  # clients make up names under `provider/`; these share one
+        found = self._families.get(name)
+        if found is None:
+            upstream = model.deployments[0].model if model.deployments else model.name
+            facts = families.find(upstream)
+            found = self._families[name] = estimate.Family(facts.overheads)
+        return found
 
     @property
     def flat_nano(self) -> int | None:
@@ -161,11 +171,11 @@ class Limiter:
 
     def _meter(self, rule: Rule, value: str) -> Meter:
         meter = self._meters.get((rule.id, value))
-        if meter is None and rule.scope in _CHOSEN and self._values[rule.id] >= _MOST_VALUES:
+        if meter is None and rule.chosen and self._values[rule.id] >= _MOST_VALUES:
             value = ""
             meter = self._meters.get((rule.id, value))
         if meter is None:
-            self._values[rule.id] += rule.scope in _CHOSEN
+            self._values[rule.id] += rule.chosen
             if self.keeper is not None:
                 meter = make_meter(rule, value)
             else:
@@ -174,11 +184,6 @@ class Limiter:
                 meter.value = value
             self._meters[rule.id, value] = meter
         return meter
-
-    def _family(self, name: str) -> estimate.Family:
-        if name not in self._families and len(self._families) >= _MOST_FAMILIES:
-            name = ""  # clients make up names under `provider/`; these share one
-        return self._families.setdefault(name, estimate.Family())
 
 
 def _make(rule: Rule) -> Meter:
@@ -242,9 +247,9 @@ def _max_output(deployment: Deployment) -> int:
 
 
 def refusal(
-    guard: limits.Guard, now: int, tokens: int, nano: int, metrics: Metrics
+    guard: limits.Guard, now: int, tokens: int, nano: int, metrics: Metrics | None
 ) -> GatewayError | None:
-    """Give the error for a guard that would not let this much through, and count it.
+    """Give the error for a guard that would not let this much through, and count it in `metrics`.
 
     None: it would after all.
     """
@@ -253,16 +258,18 @@ def refusal(
 
 
 def refusal_by(
-    meter: limits.Meter, wait: int, tokens: int, nano: int, metrics: Metrics
+    meter: limits.Meter, wait: int, tokens: int, nano: int, metrics: Metrics | None
 ) -> GatewayError:
     """Give the error for a meter that stands in the way for so long (-1: for ever); count it."""
     rule: Rule = meter.rule
     after = None if wait < 0 else wait / 1e6
     whom = f"{rule.scope} {meter.value or rule.match}" if rule.scope != "global" else "everybody"
     if not is_budget(meter):
-        metrics.rate_limited[rule.scope].add(1)
+        if metrics is not None:
+            metrics.rate_limited[rule.scope].add(1)
         return _rate_limited(rule, whom, after, tokens)
-    metrics.budget_exceeded[rule.scope].add(1)
+    if metrics is not None:
+        metrics.budget_exceeded[rule.scope].add(1)
     period = "in all" if rule.period == "total" else f"a {rule.period}"
     budget = f"the budget of {usd(meter.limit)} USD {period} for {whom}"
     if nano <= meter.limit - meter.spent:

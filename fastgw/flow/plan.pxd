@@ -1,6 +1,7 @@
 """Types of `plan.py` for the compiled build; the fast lane reads them as C fields."""
 
 from fastgw._ext._counters cimport Counter, Histogram
+from fastgw._ext._estimate cimport Family
 from fastgw._ext._journal cimport Who
 from fastgw._ext._limits cimport Guard, Tariff
 from fastgw._ext._usage cimport Prices
@@ -55,6 +56,7 @@ cdef class Plan:
     cdef readonly str client_api
     cdef readonly str requested_model
     cdef readonly tuple label_starts
+    cdef readonly bint numbered
     cdef readonly dict tags
     cdef readonly long long expires_at
     cdef readonly tuple legs
@@ -65,6 +67,7 @@ cdef class Plan:
     cdef readonly Guard guard
     cdef readonly Tariff tariff
     cdef readonly set peers
+    cdef readonly Family family
 
 
 cdef class Refusal:

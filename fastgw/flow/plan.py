@@ -54,6 +54,7 @@ ASIDE = (
     b"x-fastgw-strict",
     b"x-fastgw-explain",
     b"x-fastgw-dry-run",
+    b"idempotency-key",
 )
 FIELDS = (
     *KEYS,
@@ -108,9 +109,9 @@ class Plan:
     """What one kind of request leads to, as the fast lane executes it."""
 
     __slots__ = (
-        "client_api", "directory_stamp", "endpoint", "expires_at", "guard", "key_id", "key_stamp",
-        "label_starts", "legs", "model", "org_id", "peers", "principal", "requested_model",
-        "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
+        "client_api", "directory_stamp", "endpoint", "expires_at", "family", "guard", "key_id",
+        "key_stamp", "label_starts", "legs", "model", "numbered", "org_id", "peers", "principal",
+        "requested_model", "rules_stamp", "tags", "tariff", "team_id", "user_id", "weight",
     )  # fmt: skip
 
     principal: Principal
@@ -123,6 +124,8 @@ class Plan:
     client_api: str
     label_starts: tuple[bytes, ...]
     """How the lines begin that carry the request's label."""
+    numbered: bool
+    """Whether the events of a stream are numbered."""
     requested_model: str
     tags: dict[str, str]
     expires_at: int
@@ -133,6 +136,7 @@ class Plan:
     guard: limits.Guard | None
     """None where no limit and no budget applies."""
     tariff: limits.Tariff | None
+    family: estimate.Family
     peers: set[str] | None
     """Client addresses that were found to be allowed; None: all are."""
     key_stamp: Stamp
@@ -234,6 +238,8 @@ def leave_plan(exchange: Exchange, context: Context, pool: Pool) -> None:
     plans = context.plans
     if plans is None or exchange.pinned is not None or exchange.digest == context.anonymous:
         return
+    if exchange.free:
+        return
     tags = exchange.headers.get("x-fastgw-tags")
     asked = asked_for(exchange.endpoint, exchange.query)
     kind = kind_of(asked, exchange.requested_model, tags)
@@ -309,6 +315,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     plan.client_api = exchange.client_api
     shape = shapes(exchange.client_api, exchange.endpoint)
     plan.label_starts = tuple(f"{name}: ".encode() for name in shape.label_headers)
+    plan.numbered = shape.numbered
     plan.requested_model = exchange.requested_model
     plan.model = model
     plan.tags = exchange.tags
@@ -317,6 +324,7 @@ def make_plan(exchange: Exchange, context: Context, pool: Pool) -> Plan | None:
     guard = exchange.guard
     plan.guard = guard if guard is not None and guard.meters else None
     plan.tariff = exchange.tariff
+    plan.family = context.limiter.family(model)
     plan.peers = {exchange.peer} if principal.allowed_ips else None
     plan.key_stamp = key_stamp
     plan.directory_stamp, plan.rules_stamp = exchange.stamps
@@ -388,7 +396,7 @@ def others(guard: limits.Guard | None, provider: str) -> tuple[int, ...]:
     return tuple(
         place
         for place, meter in enumerate(meters)
-        if meter.rule.scope == "provider" and meter.value not in {"", provider}
+        if not meter.rule.concerns(meter.value, (provider,))
     )
 
 
@@ -421,7 +429,9 @@ def exchange_of(
     exchange.model = plan.model
     exchange.tags = plan.tags
     exchange.stream = stream
-    exchange.prompt_estimate = estimate.prompt(body)
+    exchange.body = body
+    exchange.family = plan.family
+    exchange.prompt_estimate = plan.family.prompt(body)
     exchange.guard = plan.guard
     exchange.tariff = plan.tariff
     exchange.reservation = reservation

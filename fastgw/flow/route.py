@@ -6,6 +6,7 @@ import random
 
 from fastgw.domain import Deployment
 from fastgw.flow.exchange import Exchange
+from fastgw.providers import registry
 
 
 def route(exchange: Exchange, random_: random.Random) -> None:
@@ -16,6 +17,16 @@ def route(exchange: Exchange, random_: random.Random) -> None:
         exchange.candidates = model.deployments
     else:
         exchange.candidates = tuple(draw(model.deployments, random_))
+
+
+def serving(exchange: Exchange) -> tuple[Deployment, ...]:
+    """Give those of the candidates whose providers serve what was asked."""
+    return tuple(
+        deployment
+        for deployment in exchange.candidates
+        if exchange.client_api in registry[deployment.provider.type].translators
+        and exchange.endpoint in registry[deployment.provider.type].paths
+    )
 
 
 def draw(deployments: tuple[Deployment, ...], random_: random.Random) -> list[Deployment]:

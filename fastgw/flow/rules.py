@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import product
 
 import msgspec
 
@@ -13,6 +14,8 @@ from fastgw.flow.stamp import Stamp
 WILDCARD = "*"
 AND = " & "
 SCOPES = frozenset({"key", "user", "team", "org", "model", "provider", "tag"})
+CHOSEN = frozenset({"model", "tag"})
+"""Scopes whose values clients may make up."""
 MONEY = "money"
 
 Fact = tuple[str, str, str]
@@ -46,7 +49,28 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
     def covers(self, value: str, name: str = "") -> bool:
         """Tell whether it is about this value of its scope."""
-        return is_match(self.match, value) or bool(name and is_match(self.match, name))
+        return is_match(self.match, value, name)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether clients may make up values it counts for."""
+        return self.scope in CHOSEN or any(scope in CHOSEN for scope, _ in self.also)
+
+    def concerns(self, value: str, providers: Collection[str]) -> bool:
+        """Tell whether what it counts for a value counts when these providers were asked."""
+        matches = [match for scope, match in self._all if scope == "provider"]
+        if not matches:
+            return True
+        if not value:  # one counter for all that match
+            return any(is_match(match, name) for match in matches for name in providers)
+        # Provider names hold no space, and among several values theirs is the first or the last.
+        first, _, _ = value.partition(" ")
+        _, _, last = value.rpartition(" ")
+        return (first if self.scope == "provider" else last) in providers
+
+    @property
+    def _all(self) -> tuple[tuple[str, str], ...]:
+        return ((self.scope, self.match), *self.also)
 
     def counts_like(self, other: Rule) -> bool:
         """Tell whether counters made for the other go on counting for this one.
@@ -91,10 +115,10 @@ class Rules:
             if name and name != value:
                 found += self._exact.get((scope, name), ())
             found += [rule for rule in self._wild.get(scope, ()) if rule.covers(value, name)]
-            applying = [(rule, _counted(rule, value, facts)) for rule in found]
-            ruled = {r.metric for r, counted in applying if counted is not None and not r.default}
+            applying = [(rule, one) for rule in found for one in _counted(rule, value, facts)]
+            ruled = {rule.metric for rule, _ in applying if not rule.default}
             for rule, counted in applying:
-                if counted is not None and not (rule.default and rule.metric in ruled):
+                if not (rule.default and rule.metric in ruled):
                     yield rule, "" if rule.shared else counted
 
 
@@ -107,22 +131,24 @@ def split_match(match: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     return first, tuple((pair[0], pair[1]) for pair in also)
 
 
-def is_match(match: str, value: str) -> bool:
-    """Tell whether a value is the one that is named, or one of those a pattern means."""
-    return fnmatchcase(value, match) if WILDCARD in match else match == value
+def is_match(match: str, value: str, name: str = "") -> bool:
+    """Tell whether a value is the one that is named, or one of those a pattern means.
+
+    It may be meant by another name it has.
+    """
+    if WILDCARD not in match:
+        return match == value or bool(name and match == name)
+    return fnmatchcase(value, match) or bool(name and fnmatchcase(name, match))
 
 
-def _counted(rule: Rule, value: str, facts: Sequence[Fact]) -> str | None:
-    """Give the value a rule counts for, None when something else it names does not match."""
-    values = [value]
-    for scope, match in rule.also:
-        found = (v for of, v, name in facts if of == scope and match in {name, v})
-        wild = (v for of, v, _ in facts if of == scope and is_match(match, v))
-        also = next(found, None) or next(wild, None)
-        if also is None:
-            return None
-        values.append(also)
-    return " ".join(values)
+def _counted(rule: Rule, value: str, facts: Sequence[Fact]) -> Iterator[str]:
+    """Give the values a rule counts for; none when something else it names does not match."""
+    also = sorted(rule.also, key=lambda pair: pair[0] == "provider")
+    others = [
+        [v for of, v, name in facts if of == scope and is_match(match, v, name)]
+        for scope, match in also
+    ]
+    return map(" ".join, product([value], *others))
 
 
 def facts_of(

@@ -28,6 +28,18 @@ class Asked(msgspec.Struct, frozen=True):
     endpoint: str
 
 
+class Delivered(msgspec.Struct, frozen=True, gc=False):
+    """The text of an answer: estimated `tokens` of all of it, and of what was kept of it.
+
+    `text` is what was kept, as it stands in JSON strings; `calls` counts tool calls.
+    """
+
+    tokens: int
+    kept: int
+    text: bytes
+    calls: int
+
+
 class Translator(Protocol):
     """Between one client API and one provider API, for one exchange."""
 
@@ -51,9 +63,8 @@ class Translator(Protocol):
     def complete(self) -> bool:
         """Whether the stream said itself that it is complete."""
 
-    @property
-    def delivered_tokens(self) -> int:
-        """Estimated tokens of the text that went to the client so far."""
+    def delivered(self) -> Delivered:
+        """Give what went to the client so far."""
 
     @property
     def started(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fastgw._ext import scan, sse
 from fastgw.domain import Usage
-from fastgw.providers.record import Asked
+from fastgw.providers.record import Asked, Delivered
 from fastgw.wire import json, usage
 
 _USAGE = frozenset({b"usage"})
@@ -77,10 +77,10 @@ class Relay:
         """Whether content went to the client."""
         return self._tap.started
 
-    @property
-    def delivered_tokens(self) -> int:
-        """Estimated tokens of the text that went to the client."""
-        return self._tap.text_tokens if self._whole is None else sse.text_tokens(self._whole)
+    def delivered(self) -> Delivered:
+        """Give the text that went to the client."""
+        tap = self._tap if self._whole is None else sse.read_text(self._whole)
+        return Delivered(tap.text_tokens, tap.kept_tokens, tap.kept_text, tap.calls)
 
     def usage(self) -> Usage | None:
         """Read the last usage object the provider reported."""

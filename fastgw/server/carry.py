@@ -13,7 +13,7 @@ from fastgw.upstream import Attempt, Sink
 MOST_WAITING = 65536
 
 
-class Carry:
+class Carry(Sink):
     """The attempt of such an exchange, with what the provider has answered so far.
 
     It is the attempt's sink until somebody takes over, and passes everything on from then.
@@ -32,6 +32,7 @@ class Carry:
         kept: int,
         forsake: Callable[[], None],
     ) -> None:
+        super().__init__()
         self.id = id
         self.created_at = created_at
         self.started = started

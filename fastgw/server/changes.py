@@ -114,6 +114,7 @@ class Changes:
             elif noun in _OWNERS:
                 owner = _OWNERS[noun]
                 self._keys.forget_where(lambda p, o=owner, i=object_id: o(p) == i)  # type: ignore[misc]
+                self._rules_stale = True  # a default of the configuration may name it
             elif noun in _LISTED:
                 self._stale = True
             elif noun in _RULES:

@@ -110,7 +110,7 @@ def doors(folder: Path) -> Sequence[Door]:
 async def ask(door: Door, question: dict[str, object], seconds: float) -> Any:
     """Put a question whose answer takes so many seconds. Raises OSError when there is none."""
     async with asyncio.timeout(seconds + _PATIENCE_S):
-        with _short(door.path.parent) as parent:
+        with short_name(door.path.parent) as parent:
             reader, writer = await asyncio.open_unix_connection(
                 f"{parent}/{door.path.name}", limit=_LONGEST_ANSWER
             )
@@ -134,7 +134,7 @@ def _bind(folder: Path, name: str) -> socket.socket:
     path.unlink(missing_ok=True)  # process numbers repeat, in containers always
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _short(folder) as parent:
+        with short_name(folder) as parent:
             sock.bind(f"{parent}/{name}")
         path.chmod(0o600)  # before anybody can connect: nothing listens yet
     except OSError:
@@ -144,7 +144,7 @@ def _bind(folder: Path, name: str) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _short(folder: Path) -> Iterator[str]:
+def short_name(folder: Path) -> Iterator[str]:
     """Give another name of a folder: the address of a socket holds 107 bytes (unix(7))."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

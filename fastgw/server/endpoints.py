@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from fastgw.flow.exchange import COUNT_TOKENS
+
 
 class Endpoint(NamedTuple):
     """A route that reaches a model."""
@@ -23,6 +25,7 @@ MODEL_ENDPOINTS = (
     Endpoint("/v1/embeddings", "embeddings", "openai"),
     Endpoint("/v1/responses", "responses", "openai"),
     Endpoint("/v1/messages", "messages", "anthropic", ("beta=true",)),
+    Endpoint("/v1/messages/count_tokens", COUNT_TOKENS, "anthropic", ("beta=true",)),
 )
 PREFIXES = {"openai": ("", "/openai"), "anthropic": ("", "/anthropic")}
 """Client API -> where its routes begin. Its name as first segment never pins a provider."""

@@ -22,12 +22,12 @@ from fastgw import __version__, _ext, logs
 from fastgw._ext import counters
 from fastgw.admin import make_admin
 from fastgw.config import Settings
-from fastgw.domain import Principal, UsageRecord
+from fastgw.domain import Principal
 from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailable
-from fastgw.events.writer import UsageWriter
+from fastgw.events.journal import Place, Segments, wait_for_leftovers
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
-from fastgw.flow.exchange import LoadKey, LoadSpend, Reserve, Wait
+from fastgw.flow.exchange import KeepDecision, LoadKey, LoadSpend, Reserve, Wait
 from fastgw.flow.keys import KeyCache
 from fastgw.flow.limits import Stands, refusal_by
 from fastgw.metrics import Exposition, Metrics
@@ -35,21 +35,24 @@ from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
 from fastgw.server.door import Door
 from fastgw.server.http import GatewayServer, Handler, name_server
+from fastgw.server.idempotency import Idempotency
 from fastgw.server.jobs import Jobs
 from fastgw.server.keeper import Keeper
 from fastgw.server.lanes import make_fast_lane
 from fastgw.server.listen import BACKLOG
 from fastgw.server.protocol import Patience
+from fastgw.server.recount import Recounts
 from fastgw.server.routes import add_routes, fast_routes, hot_routes
 from fastgw.server.secrets import open_secrets
 from fastgw.server.snapshot import read_directory, read_rules
 from fastgw.server.spend import Spend
 from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
+from fastgw.server.tokenizer import Tokenizer
 from fastgw.storage import open_store
 from fastgw.storage.redis import parse
+from fastgw.storage.sql import decisions
 from fastgw.storage.sql import keys as key_rows
-from fastgw.storage.sql import usage as usage_rows
 from fastgw.upstream import Pool
 
 if TYPE_CHECKING:
@@ -70,10 +73,15 @@ _LANES = "fastgw_lane_total"
 class Gateway:
     """A worker's whole inside. `start`, then requests are served; `drain`, then it is empty."""
 
-    def __init__(self, settings: Settings, board: counters.Board, number: int) -> None:
+    def __init__(
+        self, settings: Settings, board: counters.Board, number: int, place: Place
+    ) -> None:
         self.settings = settings
         self._board = board
         self._number = number
+        kept = settings.journal
+        self._segments = Segments(place, number, full_at=kept.full_at, size=kept.segment_bytes)
+        self._place = place
         self._stack = AsyncExitStack()
         self._loads: dict[bytes, asyncio.Task[Principal | None]] = {}
         self.fast: FastLane | None = None
@@ -98,10 +106,8 @@ class Gateway:
         self._secrets = open_secrets(settings)
         self.store = await open_store(settings.database.url.reveal(), migrate=False)
         self._stack.push_async_callback(self.store.close)
-        self.writer = UsageWriter(
-            lambda records: usage_rows.insert_batch(self.store, records), self._secrets.folder
-        )
-        self._stack.push_async_callback(self.writer.close)
+        self._segments.start()
+        self._stack.callback(self._segments.close)
         self.metrics = Metrics(
             self._board.slot(self._number),
             known_model=lambda name: name in self.context.directory.names,
@@ -116,22 +122,30 @@ class Gateway:
             keys=keys,
             directory=await self._read_directory(),
             metrics=self.metrics,
-            record=self._record,
+            journal=self._segments.journal,
         )
         self._make_keeper()
+        self.tokenizer = Tokenizer(self._secrets.folder)
+        self._stack.push_async_callback(self.tokenizer.close)
+        self.recounts = Recounts(self.tokenizer, lambda: self.context)
+        self._stack.push_async_callback(self.recounts.settled)
+        self.context.count_later = self.recounts.take
         self.context.limiter.replace(await read_rules(settings, self.store))
         self._spend = Spend(
             self.store, self.context.limiter, lambda: self.context.directory, self.keeper
         )
         self._jobs = Jobs(self.store, settings)
+        self._idempotency = Idempotency(self.store, settings.idempotency)
         self._pool = Pool(asyncio.get_running_loop())
         self._stack.push_async_callback(self._pool.close)
         self.lane = StandardLane(
             self.context,
             self._pool,
             self.load,
+            tokenizer=self.tokenizer,
             max_body_bytes=settings.server.max_body_bytes,
             stream=settings.stream,
+            idempotency=self._idempotency,
         )
         await self._make_servers()
         if settings.server.fast_lane:
@@ -141,17 +155,17 @@ class Gateway:
         self._apply_settings()
 
     async def _catch_up(self) -> None:
-        """Write what an earlier process could not, and begin to follow the store."""
-        self.writer.start()
-        loaded = await self.writer.load_spilled()
-        if loaded:
-            log.info("spilled_usage_loaded", records=loaded)
+        """Let what dead processes have left come into the store, and begin to follow it."""
+        for each in (self._segments.run(), self._segments.sync()):
+            self._stack.push_async_callback(cancel, spawn(each, "journal"))
+        await wait_for_leftovers(self._place.folder)
         if self.keeper is not None:
             self._stack.push_async_callback(cancel, spawn(self.keeper.run(), "redis"))
             self._stack.push_async_callback(self.keeper.leave)
             await self.keeper.wait_until_up(_REDIS_S)
         self._stack.push_async_callback(cancel, spawn(self._changes.run(), "changes"))
         self._stack.push_async_callback(cancel, spawn(self._spend.run(), "spend"))
+        self._stack.push_async_callback(cancel, spawn(self._idempotency.run(), "idempotency"))
         if self._number == 0:
             self._stack.push_async_callback(cancel, spawn(self._jobs.run(), "jobs"))
 
@@ -168,7 +182,7 @@ class Gateway:
             place=hashlib.blake2b(place.encode(), digest_size=12).hexdigest(),
             workers=self.settings.server.workers,
             on_failure=redis.on_failure,
-            flush=self.writer.flush,
+            flush=self._segments.flush,
         )
         self.context.limiter.keeper = self.keeper
 
@@ -288,8 +302,8 @@ class Gateway:
     def _apply_settings(self) -> None:
         settings = self.settings
         self._jobs.settings = settings
-        self._log_request = logs.request_line(enabled=settings.logs.requests)
-        self.context.record = self.writer.put if self._log_request is None else self._record
+        self._idempotency.settings = settings.idempotency
+        self.context.record = logs.request_line(enabled=settings.logs.requests)
         self.lane.stream = settings.stream
         if self.fast is not None:
             self.fast.configure(settings.server, settings.stream)
@@ -297,6 +311,7 @@ class Gateway:
             settings.auth.anonymous_key, remote=settings.auth.anonymous_remote
         )
         self.context.proxies = settings.security.trusted_proxies
+        self.context.client_tags = settings.keys.client_tags
         self.context.limiter.configure(settings.budgets.unpriced)
         self.context.keys.configure(
             settings.keys.cache_size, settings.keys.negative_ttl_s, settings.keys.max_stale_s
@@ -308,6 +323,13 @@ class Gateway:
             await self._spend.load(wait.budgets)
         elif isinstance(wait, Reserve):
             await self._reserve(wait)
+        elif isinstance(wait, KeepDecision):
+            await decisions.put(
+                self.store,
+                exchange_id=wait.exchange_id,
+                key_id=wait.key_id,
+                decision=wait.decision.decode(),
+            )
         else:
             await self.load_key(wait)
 
@@ -360,11 +382,6 @@ class Gateway:
     async def _read_directory(self) -> Directory:
         return await read_directory(self.settings, self.store, self._secrets.vault)
 
-    def _record(self, record: UsageRecord) -> None:
-        self.writer.put(record)
-        if self._log_request is not None:
-            self._log_request(record)
-
     # -- telling --------------------------------------------------------------------------------
 
     def unready(self) -> list[str]:
@@ -377,6 +394,8 @@ class Gateway:
         keeper = self.keeper
         if keeper is not None and keeper.on_failure == "deny" and not keeper.available:
             reasons.append("redis unavailable")
+        if self._segments.fault is not None:
+            reasons.append("journal cannot grow")
         return reasons
 
     def health(self) -> dict[str, object]:
@@ -392,8 +411,7 @@ class Gateway:
             "worker": self._number,
             "store": {"engine": self.store.engine, "available": self._changes.store_ok},
             "limits": "in process" if self.keeper is None else self.keeper.describe(),
-            "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
-                             "spilled": self.writer.spilled},
+            "journal": {"mode": self.settings.journal.mode, **self._segments.describe()},
             "keys": {"cached": len(self.context.keys)},
             "in_flight": sum(lane.in_flight for lane in self._lanes()),
             "providers": len(directory.providers),
@@ -410,8 +428,7 @@ class Gateway:
                       "draining": self._draining, "served": self._lane_counts()},
             "plans": {"keys": len(plans), "plans": plans.count()} if plans is not None else {},
             "pools": self._pool.describe(),
-            "usage_writer": {"waiting": len(self.writer), "written": self.writer.written,
-                             "spilled": self.writer.spilled},
+            "journal": {"mode": self.settings.journal.mode, **self._segments.describe()},
             "keys": {"cached": len(self.context.keys), "loading": len(self._loads),
                      "epoch": self.context.keys.epoch},
             "clients": {"connections": sum(len(each.connections) for each in self._servers)},

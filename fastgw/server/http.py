@@ -182,7 +182,9 @@ class GatewayProtocol(ClientProtocol):
         else:
             log.error("request_failed", status=status, exc_info=exc)
             error = InternalError("something went wrong on our side")
-        response = route_error(error, _labels.next(), client_api_of(request.path, {}))
+        # aiohttp names no path where it could not read the request; we have read it before.
+        api = client_api_of(self._path().decode("ascii"), {})
+        response = route_error(error, _labels.next(), api)
         response.force_close()
         return response
 

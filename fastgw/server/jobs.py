@@ -12,7 +12,14 @@ from fastgw.config import Settings
 from fastgw.domain import now_ms
 from fastgw.errors import StoreUnavailable
 from fastgw.storage import Store
-from fastgw.storage.sql import catalog_syncs, config_version, sessions, usage
+from fastgw.storage.sql import (
+    catalog_syncs,
+    config_version,
+    decisions,
+    kept_answers,
+    sessions,
+    usage,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +51,14 @@ class Jobs:
     async def look(self) -> None:
         """Do what is due."""
         await usage.ensure_partitions(self._store, now_ms())
+        if (months := self.settings.usage.keep_months) is not None:
+            dropped = await usage.forget(self._store, months, now_ms())
+            if dropped:
+                log.info("usage_forgotten", partitions=dropped)
         await config_version.prune(self._store)
         await sessions.prune(self._store)
+        await decisions.prune(self._store)
+        await kept_answers.prune(self._store, self.settings.idempotency.max_total_bytes)
         schedule = self.settings.catalog.sync_schedule
         if schedule is not None and await self._is_due(Schedule.parse(schedule)):
             await self._sync(self.settings.catalog.sync_url)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastgw import catalog
@@ -11,6 +13,7 @@ from fastgw.admin.passwords import LEAST, hash_now
 from fastgw.config import Settings
 from fastgw.domain import Secret
 from fastgw.errors import CannotStart, InvalidRequest, StoreUnavailable
+from fastgw.events.journal import Place
 from fastgw.server import demo as demo_
 from fastgw.server.secrets import open_secrets
 from fastgw.server.snapshot import read_directory
@@ -31,6 +34,8 @@ async def prepare(
     try:
         opened = open_secrets(settings)
         opened.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.journal.mode == "file":
+            _check_journal(Path(settings.journal.dir))
         store = await _open(settings)
     except OSError as exc:
         raise CannotStart(f"cannot use {exc.filename or 'a file'}: {exc.strerror}") from exc
@@ -47,6 +52,13 @@ async def prepare(
     if announcement is not None:
         say(announcement)  # only now: before the commit there is no such account
     return key
+
+
+def _check_journal(folder: Path) -> None:
+    """Make the folder if need be, and a file in it: OSError now, not when money is at stake."""
+    Place.make(folder)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 async def _open(settings: Settings) -> Store:

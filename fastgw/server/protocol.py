@@ -36,7 +36,7 @@ LINGER_S = 2.0
 LEAST_RATE = 1024
 """Bytes a second that a body must bring on average; slower is an attack, or no use."""
 
-_STAND_IN = b"POST %b HTTP/1.1\r\nhost: _\r\nconnection: close\r\n\r\n"
+_STAND_IN = b"%b %b HTTP/1.1\r\nhost: _\r\nconnection: close\r\n\r\n"
 _SHOWN = re.compile(rb"/[A-Za-z0-9._~/:-]*")
 """A path that can stand in a stand-in, for the error's shape."""
 
@@ -239,10 +239,13 @@ class ClientProtocol(RequestHandler):
                 self._serving.content.set_exception(error)
         else:
             self._faulty = framing.requests + 1
-            path = framing.target.partition(b"?")[0]
-            if not _SHOWN.fullmatch(path):
-                path = b"/"
-            super().data_received(_STAND_IN % path)
+            method = b"HEAD" if framing.asks_head else b"POST"  # which says if a body may follow
+            super().data_received(_STAND_IN % (method, self._path()))
+
+    def _path(self) -> bytes:
+        """Give the path of the newest request line that was read, as far as it can be shown."""
+        path = self._framing.target.partition(b"?")[0]
+        return path if _SHOWN.fullmatch(path) else b"/"
 
     # -- time -----------------------------------------------------------------------------------
 

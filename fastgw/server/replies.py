@@ -52,11 +52,22 @@ def _error_of(error: GatewayError, exchange: Exchange) -> tuple[bytes, int, dict
         headers["x-fastgw-provider"] = exchange.deployment.provider.name
         headers["x-fastgw-model"] = visible(exchange.deployment.model)
         headers["x-fastgw-attempts"] = str(exchange.attempts)
+    if exchange.explanation is not None and exchange.explanation.kept:
+        headers["x-fastgw-decision"] = exchange.id
     if exchange.guard is not None:
         lines = exchange.guard.fields(limits.now_us()).decode("ascii").splitlines()
         headers |= {line.partition(": ")[0]: line.partition(": ")[2] for line in lines}
     shape = shapes(exchange.client_api, exchange.endpoint)
     return _render(error, shape, exchange.request_id, headers)
+
+
+def dry_reply(decision: bytes, exchange: Exchange) -> web.Response:
+    """Give a decision as the answer."""
+    labels = shapes(exchange.client_api, exchange.endpoint).label_headers
+    headers = {**dict.fromkeys(labels, exchange.request_id), "x-fastgw-id": exchange.id}
+    if exchange.explanation is not None and exchange.explanation.kept:
+        headers["x-fastgw-decision"] = exchange.id
+    return json_reply(decision, headers=headers)
 
 
 def route_error(error: GatewayError, request_id: str, client_api: str) -> web.Response:

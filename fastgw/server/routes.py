@@ -10,6 +10,7 @@ from aiohttp import web
 from fastgw import __version__
 from fastgw.domain import Model, Principal
 from fastgw.errors import ModelNotFound, NotFound
+from fastgw.flow.exchange import FREE
 from fastgw.flow.plan import asked_for
 from fastgw.providers import registry
 from fastgw.server.endpoints import (
@@ -49,6 +50,7 @@ def fast_routes() -> dict[str, str]:
     return {
         target: asked_for(endpoint.name, query)
         for target, (endpoint, query) in hot_targets().items()
+        if endpoint.name not in FREE
     }
 
 

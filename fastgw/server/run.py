@@ -9,7 +9,9 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import structlog
 import uvloop
@@ -21,12 +23,14 @@ from fastgw.config.changes import carry_over
 from fastgw.config.listen import parse_address
 from fastgw.config.watch import Watcher
 from fastgw.domain import Secret
+from fastgw.events.journal import Place
 from fastgw.server.apart import run_apart
 from fastgw.server.checks import check
 from fastgw.server.control import open_door
 from fastgw.server.demo import try_this
 from fastgw.server.gateway import Gateway
 from fastgw.server.listen import bind
+from fastgw.server.load import load
 from fastgw.server.protocol import check_parser
 from fastgw.server.supervisor import Supervisor, messages
 from fastgw.server.tasks import cancel, spawn
@@ -54,9 +58,35 @@ def serve(loaded: Loaded, say: Callable[[str], None], *, demo: bool = False) -> 
     sockets = bind(addresses, settings.server.workers)
     board = counters.Board(_METRICS_BYTES, settings.server.workers)
     current = Current(loaded)
+    with make_place(settings) as place:
+        return _supervise(current, sockets, board, place, say, demo_key)
+
+
+@contextlib.contextmanager
+def make_place(settings: Settings) -> Iterator[Place]:
+    """Give where the journals go: the configured folder, or one that goes with this process."""
+    if settings.journal.mode == "file":
+        yield Place.make(Path(settings.journal.dir))
+        return
+    with tempfile.TemporaryDirectory(prefix="fastgw-journal-") as folder:
+        yield Place.make(Path(folder))
+
+
+def _supervise(
+    current: Current,
+    sockets: Sequence[Sequence[socket.socket]],
+    board: counters.Board,
+    place: Place,
+    say: Callable[[str], None],
+    demo_key: str | None,
+) -> int:
+    settings = current.settings
     supervisor = Supervisor(
-        lambda number, listening, pipe: work(current.settings, board, number, listening, pipe),
+        lambda number, listening, pipe: work(
+            Gateway(current.settings, board, number, place), number, listening, pipe
+        ),
         sockets,
+        load=lambda pipe: load(current.settings, place, pipe),
         reload=current.reload,
         drain_delay_s=settings.server.drain_delay_s,
         grace_s=settings.server.shutdown_grace_s,
@@ -110,15 +140,11 @@ class Current:
 
 
 def work(
-    settings: Settings,
-    board: counters.Board,
-    number: int,
-    listening: Sequence[socket.socket],
-    pipe: socket.socket,
+    gateway: Gateway, number: int, listening: Sequence[socket.socket], pipe: socket.socket
 ) -> int:
     """Be one worker until SIGTERM or until the supervisor is gone."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_work(Gateway(settings, board, number), number, listening, pipe))
+        runner.run(_work(gateway, number, listening, pipe))
     return 0
 
 

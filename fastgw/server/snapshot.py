@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from fastgw.config import Settings
 from fastgw.config.schema import LimitRule
 from fastgw.config.schema import Provider as ProviderSettings
 from fastgw.domain import Alias, Provider, Timeouts
+from fastgw.errors import Conflict, NotFound
 from fastgw.flow.directory import Directory, Known, Route
-from fastgw.flow.rules import MONEY, Rule, Rules, split_match
+from fastgw.flow.rules import MONEY, WILDCARD, Rule, Rules, split_match
 from fastgw.providers import registry
 from fastgw.storage import Store
 from fastgw.storage.crypto import Vault
-from fastgw.storage.sql import aliases, budgets, deployments, limits, models, providers
+from fastgw.storage.sql import (
+    aliases,
+    budgets,
+    deployments,
+    limits,
+    models,
+    orgs,
+    providers,
+    teams,
+    users,
+)
 from fastgw.storage.sql.limits import RESET_AT
+from fastgw.storage.sql.noun import Noun
+
+_OWNERS: dict[str, Noun[Any]] = {"user": users.USERS, "team": teams.TEAMS, "org": orgs.ORGS}
 
 
 async def read_directory(settings: Settings, store: Store, vault: Vault) -> Directory:
@@ -54,13 +70,31 @@ async def read_directory(settings: Settings, store: Store, vault: Vault) -> Dire
 
 async def read_rules(settings: Settings, store: Store) -> Rules:
     """Read all limits and budgets once; those of the configuration are defaults."""
+    defaults = [_default_rule(rule) for rule in settings.limits.defaults]
     return Rules(
         [
             *(limit_rule(limit) for limit in await limits.load_all(store)),
             *(budget_rule(budget) for budget in await budgets.load_all(store)),
-            *(_default_rule(rule) for rule in settings.limits.defaults),
+            *[await _with_ids(rule, store) for rule in defaults],
         ]
     )
+
+
+async def _with_ids(rule: Rule, store: Store) -> Rule:
+    """Give a rule with the ids of the users, teams and orgs that it names: requests bear ids."""
+    match = await _id_of(rule.scope, rule.match, store)
+    also = [(scope, await _id_of(scope, match, store)) for scope, match in rule.also]
+    return msgspec.structs.replace(rule, match=match, also=tuple(also))
+
+
+async def _id_of(scope: str, match: str, store: Store) -> str:
+    noun = _OWNERS.get(scope)
+    if noun is None or WILDCARD in match:
+        return match
+    try:
+        return str((await noun.find(store, match)).id)
+    except (NotFound, Conflict):  # nobody yet, or nobody in particular
+        return match
 
 
 def limit_rule(limit: limits.Limit) -> Rule:
@@ -107,7 +141,7 @@ def _default_rule(rule: LimitRule) -> Rule:
     own, also = split_match(rule.match)
     match = f"{tag}={own}" if tag else own
     return Rule(
-        id=f"default {rule.scope} {rule.match} {rule.metric} {rule.window_s}",
+        id=f"default {' '.join(map(str, rule.kind))}",
         scope=scope,
         match=match,
         metric=rule.metric,

@@ -126,3 +126,11 @@ async def read_spend(
         model = aliases[name].model if name in aliases else name
         totals[model] = totals.get(model, 0) + nano
     return totals
+
+
+async def read_used(store: Store, rule: Rule, since_ms: int) -> dict[str, int]:
+    """Give what records say each value that a limit matches has used since a moment."""
+    found = await spend.used_since(store, rule.scope, since_ms, rule.metric)
+    return {
+        value: used for value, used in found.items() if rule.scope == "global" or rule.covers(value)
+    }

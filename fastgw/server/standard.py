@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from copy import copy
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from fastgw._ext import http1, limits, sse
+from fastgw._ext.killpoints import reach
 from fastgw.config.schema import Stream
 from fastgw.domain import Deployment, Principal, Timeouts, usd
 from fastgw.errors import (
@@ -25,26 +27,34 @@ from fastgw.errors import (
     GatewayError,
     InternalError,
     NoDeploymentAvailable,
+    StoreUnavailable,
     UnsupportedMediaType,
     UpstreamFault,
     UpstreamProtocolError,
     UpstreamTimeout,
 )
 from fastgw.flow.accept import accept
-from fastgw.flow.account import account, count
+from fastgw.flow.account import account, close_line, count, is_dry, is_uncounted, open_line
 from fastgw.flow.admit import admit
 from fastgw.flow.authenticate import authenticate
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange, Wait
+from fastgw.flow.exchange import COUNT_TOKENS, Exchange, KeepDecision, Wait
+from fastgw.flow.explain import asks_dry, begin, decide
+from fastgw.flow.idempotency import HEADER, Claim, claim_of
 from fastgw.flow.plan import leave_plan, leave_refusal
-from fastgw.flow.relay import Answer, signature
-from fastgw.flow.route import route
+from fastgw.flow.relay import SERVER, Answer, signature, visible
+from fastgw.flow.route import route, serving
 from fastgw.flow.translate import Request, translate
 from fastgw.server.carry import Carry
-from fastgw.server.replies import error_reply
+from fastgw.server.idempotency import Idempotency
+from fastgw.server.recording import Recording
+from fastgw.server.replies import dry_reply, error_reply
 from fastgw.server.reply import Answered, Reply
-from fastgw.upstream import Pool
-from fastgw.upstream.deadlines import Deadline
+from fastgw.server.tasks import spawn
+from fastgw.server.tokenizer import Tokenizer
+from fastgw.server.tokenizing import Question
+from fastgw.upstream import Pool, Sink
+from fastgw.wire import json
 from fastgw.wire.shapes import KEEP_ALIVE, shapes
 
 _JSON = "application/json"
@@ -64,10 +74,14 @@ class StandardLane:
         pool: Pool,
         load: Callable[[Wait], Awaitable[None]],
         *,
+        tokenizer: Tokenizer,
         max_body_bytes: int,
         stream: Stream,
+        idempotency: Idempotency,
     ) -> None:
+        self._tokenizer = tokenizer
         self._context = context
+        self._idempotency = idempotency
         self._pool = pool
         self._load = load
         self._max_body_bytes = max_body_bytes
@@ -110,13 +124,31 @@ class StandardLane:
             exchange.kept = carry.kept
             exchange.guard = carry.reservation.guard if carry.reservation is not None else None
         context.metrics.lane["standard", protocol.reason].add(1)
+        serving: Coroutine[Any, Any, Any]
+        if carry is None and HEADER in exchange.headers and not asks_dry(exchange.headers):
+            serving = self._join(request, reply, exchange)
+        else:
+            serving = self._serve(request, reply, exchange, carry)
+        answered: Answered = await self._see_through(exchange, reply, serving, carry)
+        return answered
+
+    async def _see_through(
+        self,
+        exchange: Exchange,
+        reply: Reply | Recording,
+        serving: Coroutine[Any, Any, Any],
+        carry: Carry | None = None,
+    ) -> Any:
+        """Give what `serving` answers, or the error that it ends in, and account for it."""
+        context = self._context
         self.in_flight += 1
         context.metrics.in_flight.add(1)
         try:
-            return await self._serve(request, reply, exchange, carry)
+            return await serving
         except GatewayError as error:
             exchange.error = error
             if reply.started:
+                close_line(exchange, context)
                 return _break_off(reply, exchange, error)
             exchange.status = error.status
             leave_refusal(exchange, context)
@@ -159,26 +191,102 @@ class StandardLane:
         while (wait := authenticate(exchange, self._context)) is not None:
             await self._load(wait)
 
-    async def _serve(
-        self, request: web.Request, reply: Reply, exchange: Exchange, carry: Carry | None
-    ) -> Answered:
+    async def _receive(self, request: web.Request, exchange: Exchange) -> bytes:
+        """Find out who calls, and read what they ask."""
         if self.draining:
             raise Draining("the server is shutting down", retry_after=1)
-        context = self._context
         await self._authenticate(exchange)
-        body = await self._read_body(request)
-        while (wait := admit(exchange, context, body)) is not None:
-            await self._load(wait)
-        route(exchange, self._random)
+        return await self._read_body(request)
+
+    async def _serve(
+        self, request: web.Request, reply: Reply, exchange: Exchange, carry: Carry | None
+    ) -> Reply | Recording | web.Response:
+        body = await self._receive(request, exchange)
+        return await self._answer(request, reply, exchange, body, carry)
+
+    async def _join(self, request: web.Request, reply: Reply, exchange: Exchange) -> Reply:
+        """Give the one answer there is under an Idempotency-Key; see to it that there is one."""
+        body = await self._receive(request, exchange)
+        claim = claim_of(exchange, body)
+        recording, first = self._idempotency.join(claim)
+        if first:
+            # It goes on when this client leaves: others may wait for it, or this one ask again.
+            spawn(self._record(request, copy(exchange), body, claim, recording), "idempotent")
+        exchange.joined = "first" if first else "again"
+        label_lines = shapes(exchange.client_api).label_lines(exchange.request_id)
+        try:
+            await recording.follow(reply, request, label_lines, first=first)
+        except GatewayError:
+            exchange.joined = ""
+            raise
+        finally:
+            exchange.status = recording.status
+            if recording.replayed:
+                exchange.joined = "again"
+        return reply
+
+    async def _record(
+        self,
+        request: web.Request,
+        exchange: Exchange,
+        body: bytes,
+        claim: Claim,
+        recording: Recording,
+    ) -> None:
+        """Answer for all who ask under a claim."""
+        once = self._idempotency
+        try:
+            if await once.open(claim, recording):
+                answer = self._answer(request, recording, exchange, body, None)
+                answered = await self._see_through(exchange, recording, answer)
+                if isinstance(answered, web.Response):
+                    recording.take(answered)
+                await once.settle(claim, recording)
+        except GatewayError as error:
+            recording.fail(error)
+        except ConnectionError:
+            await once.settle(claim, recording)  # broken after the head was out, and logged
+        finally:
+            once.leave(claim, recording)
+
+    async def _answer(
+        self,
+        request: web.Request,
+        reply: Reply | Recording,
+        exchange: Exchange,
+        body: bytes,
+        carry: Carry | None,
+    ) -> Reply | Recording | web.Response:
+        if begin(exchange) is None:
+            await self._admit(exchange, body)
+        else:
+            decision = await self._explain(exchange, body)
+            if is_dry(exchange):
+                exchange.status = 200
+                return dry_reply(decision, exchange)
         if carry is not None:
             exchange.candidates = first(carry.deployment, exchange.candidates)
+        if exchange.endpoint == COUNT_TOKENS and not serving(exchange):
+            return await self._count_tokens(exchange, reply)
+        return await self._relay(request, reply, exchange, carry)
+
+    async def _relay(
+        self,
+        request: web.Request,
+        reply: Reply | Recording,
+        exchange: Exchange,
+        carry: Carry | None,
+    ) -> Reply | Recording:
+        """Ask one deployment after the other, until one answers."""
+        context = self._context
         fault: UpstreamFault | None = None
         for deployment in exchange.candidates:
             if fault is not None:
                 context.metrics.fallbacks.add(1)
-            call = Call(exchange, request, reply, self._pool, self.stream)
+            call = Call(exchange, context, request, reply, self._pool, self.stream)
             try:
                 outgoing = translate(exchange, deployment)
+                open_line(exchange, context)
                 self._live.add(call)
                 if carry is not None and carry.deployment == deployment:
                     call.take_over(carry)
@@ -196,6 +304,56 @@ class StandardLane:
                 call.close()
                 self._live.discard(call)
         raise fault or NoDeploymentAvailable("no deployment is available")
+
+    async def _admit(self, exchange: Exchange, body: bytes) -> None:
+        while (wait := admit(exchange, self._context, body)) is not None:
+            await self._load(wait)
+        route(exchange, self._random)
+
+    async def _explain(self, exchange: Exchange, body: bytes) -> bytes:
+        """Decide, and say what was decided; raises a refusal where it is not a dry run."""
+        explanation, principal, refused = exchange.explanation, exchange.principal, None
+        assert explanation is not None
+        assert principal is not None
+        try:
+            await self._admit(exchange, body)
+        except GatewayError as error:
+            refused = error
+        decision = decide(exchange, refused)
+        if explanation.kept:
+            try:
+                await self._load(KeepDecision(exchange.id, principal.key_id, decision))
+            except StoreUnavailable as exc:  # which is no reason to refuse the request
+                explanation.kept = False
+                log.warning("decision_not_kept", id=exchange.id, reason=exc.message)
+        if refused is not None and not explanation.dry:
+            raise refused
+        return decision
+
+    async def _count_tokens(
+        self, exchange: Exchange, reply: Reply | Recording
+    ) -> Reply | Recording:
+        """Count a prompt for a provider that does not count itself, and say that we did."""
+        model, family = exchange.candidates[0].model, exchange.family
+        assert family is not None
+        by, tokens = (
+            "tokenizer",
+            await self._tokenizer.count(Question("prompt", model, exchange.body)),
+        )
+        if tokens is None:
+            by, tokens = "estimator", family.expect(exchange.prompt_estimate)
+            self._context.metrics.dropped["token_counts"].add(1)
+        exchange.status = 200
+        shape = shapes(exchange.client_api, exchange.endpoint)
+        fields = (
+            f"server: {SERVER}\r\ncontent-type: {_JSON}\r\nx-fastgw-id: {exchange.id}\r\n"
+            f"x-fastgw-model: {visible(model)}\r\nx-fastgw-estimate: {by}\r\n"
+        )
+        guard = exchange.guard
+        limited = guard.fields(limits.now_us()) if guard is not None else b""
+        lines = (fields.encode("ascii"), shape.label_lines(exchange.request_id), limited)
+        reply.whole(200, b"".join(lines), json.dumps({"input_tokens": tokens}))
+        return reply
 
     async def _read_body(self, request: web.Request) -> bytes:
         headers = request.headers
@@ -226,15 +384,17 @@ def first(wanted: Deployment, deployments: tuple[Deployment, ...]) -> tuple[Depl
     return tuple(sorted(deployments, key=lambda each: each != wanted))
 
 
-def _break_off(reply: Reply, exchange: Exchange, error: GatewayError) -> Reply:
+def _break_off(
+    reply: Reply | Recording, exchange: Exchange, error: GatewayError
+) -> Reply | Recording:
     """End a stream that cannot go on: said in the client API's shape, and no clean end."""
     shape = shapes(exchange.client_api, exchange.endpoint)
-    reply.write(shape.error_event(error, exchange.request_id))
+    reply.write(shape.error_event(error, exchange.request_id, exchange.last_events))
     reply.break_off()
     return reply
 
 
-class Call(Deadline):
+class Call(Sink):
     """One attempt, seen from the client's side: takes the provider's events, writes the answer.
 
     Stream bytes go from the upstream callback straight to the client; the coroutine wakes for the
@@ -243,10 +403,17 @@ class Call(Deadline):
     """
 
     def __init__(
-        self, exchange: Exchange, request: web.Request, reply: Reply, pool: Pool, stream: Stream
+        self,
+        exchange: Exchange,
+        context: Context,
+        request: web.Request,
+        reply: Reply | Recording,
+        pool: Pool,
+        stream: Stream,
     ) -> None:
         super().__init__()
         self._exchange = exchange
+        self._context = context
         self._request = request
         self._answer = Answer(exchange)
         self._reply = reply
@@ -259,6 +426,7 @@ class Call(Deadline):
         self._attempt: Any = None
         self._wake: asyncio.Future[None] | None = None
         self._waiting: list[bytes] = []
+        self._numbered = shapes(exchange.client_api, exchange.endpoint).numbered
         self._tail = b""
         self._ended = False
         self._error: GatewayError | None = None
@@ -272,6 +440,8 @@ class Call(Deadline):
             outgoing.target, outgoing.head, outgoing.parts, self, timeouts, record.replay
         )
         self._exchange.sent = time.monotonic_ns()
+        if reach is not None:
+            reach("after_send")
         self._be_patient()
 
     def take_over(self, carry: Carry) -> None:
@@ -347,7 +517,15 @@ class Call(Deadline):
         except GatewayError as exc:
             self.stop(exc)
         else:
+            if self.delivered:
+                self._close_if_complete()
             self._pass_on(out)
+
+    def _close_if_complete(self) -> None:
+        """Write the closing line when the stream has told its own end: who reads may stop there."""
+        translator = self._exchange.translator
+        if translator is not None and translator.complete and translator.fault is None:
+            close_line(self._exchange, self._context)
 
     def upstream_end(self) -> None:
         """Take the clean end."""
@@ -365,6 +543,8 @@ class Call(Deadline):
     def _pass_on(self, out: bytes | None) -> None:
         if not out:
             return
+        if self._numbered:
+            self._exchange.last_events = out
         if self.delivered:
             self._write(out)
             self._silent_s = 0.0
@@ -375,7 +555,7 @@ class Call(Deadline):
 
     # -- the coroutine ---------------------------------------------------------------------------
 
-    async def answer(self) -> Reply:
+    async def answer(self) -> Reply | Recording:
         """Write the answer; raises the fault of an attempt that answered nothing."""
         while not self._ended and not self._waiting:
             await self._woken()
@@ -388,20 +568,22 @@ class Call(Deadline):
             raise UpstreamProtocolError(_NO_STREAM, billed=True)
         return await self._stream()
 
-    def _whole(self) -> Reply:
+    def _whole(self) -> Reply | Recording:
         exchange = self._exchange
         if self._reply.started:
             error, exchange.error = exchange.error, None
             raise error or UpstreamProtocolError(_NO_STREAM, billed=True)
         exchange.status = self._answer.status
-        count(exchange)
+        if not is_uncounted(exchange):  # else its cost is not known before it has been counted
+            count(exchange)
         fields = self._fields()
         if exchange.cost_nano is not None and exchange.error is None:
             fields += b"x-fastgw-cost: %b\r\n" % usd(exchange.cost_nano).encode()
+        close_line(exchange, self._context)
         self._reply.whole(exchange.status, fields, self._tail)
         return self._reply
 
-    async def _stream(self) -> Reply:
+    async def _stream(self) -> Reply | Recording:
         exchange, reply = self._exchange, self._reply
         if not reply.started:
             exchange.status = self._answer.status
@@ -409,6 +591,7 @@ class Call(Deadline):
         self.delivered = True
         if not self._answer.raw and not self._ended:
             self._arm()
+        self._close_if_complete()
         for out in self._waiting:
             self._write(out)
         while not self._ended:
@@ -421,6 +604,7 @@ class Call(Deadline):
                 await self._woken()
         if self._error is not None:
             raise self._error
+        close_line(exchange, self._context)
         if self._tail:
             reply.write(self._tail)
         reply.end()
@@ -438,8 +622,9 @@ class Call(Deadline):
 
     def _fields(self) -> bytes:
         exchange = self._exchange
-        deployment = exchange.deployment
+        deployment, explanation = exchange.deployment, exchange.explanation
         assert deployment is not None
+        kept = explanation is not None and explanation.kept
         return b"".join(
             (
                 self._answer.fields or _EVENTS,
@@ -447,6 +632,7 @@ class Call(Deadline):
                 f"x-fastgw-id: {exchange.id}\r\n".encode("ascii"),
                 signature(deployment, exchange.attempts),
                 exchange.guard.fields(limits.now_us()) if exchange.guard is not None else b"",
+                f"x-fastgw-decision: {exchange.id}\r\n".encode("ascii") if kept else b"",
             )
         )
 

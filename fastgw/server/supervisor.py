@@ -2,7 +2,9 @@
 
 A worker that dies is started again on the same sockets, so its queue of connections is inherited.
 The supervisor alone reads configuration; workers are handed each new version over a pipe, and a
-worker that sees its pipe end knows that the supervisor is gone, and drains.
+worker that sees its pipe end knows that the supervisor is gone, and drains. The loader, which
+brings what workers write down into the store, is one more child: the first to start and the last
+to end.
 """
 
 from __future__ import annotations
@@ -31,12 +33,15 @@ _SHORT_TICK_S = 0.05
 _QUICK_DEATH_S = 1.0
 _LONGEST_PAUSE_S = 5.0
 _LAST_WRITES_S = 10.0
-"""Past the grace time: for error events, records and logs."""
+"""Past the grace time: for error events, records and logs; as much again for the loader."""
 _LENGTH = struct.Struct("!I")
 
 Work = Callable[[int, Sequence[socket.socket], socket.socket], int]
 """What a worker does with its number, its listening sockets and its end of the pipe; gives the exit
 status. Until it sets handlers of its own SIGTERM and SIGINT end it at once, which is no failure."""
+Load = Callable[[socket.socket], int]
+"""What the loader does with its end of the pipe. SIGTERM waits until it unblocks it."""
+_LOADER = -1
 
 
 class Supervisor:
@@ -47,12 +52,15 @@ class Supervisor:
         work: Work,
         sockets: Sequence[Sequence[socket.socket]],
         *,
+        load: Load,
         reload: Callable[[bool], bytes | None],
         drain_delay_s: float,
         grace_s: float,
     ) -> None:
         """`reload(forced)` gives a new configuration as bytes, or None when nothing changed."""
         self._work = work
+        self._load = load
+        self._loader = _Worker(_LOADER)
         self._workers = [_Worker(number) for number in range(len(sockets))]
         self._sockets = sockets
         self._reload = reload
@@ -76,9 +84,12 @@ class Supervisor:
 
     def _start_due(self) -> None:
         now = time.monotonic()
-        for worker in self._workers:
+        for worker in self._children():
             if not worker.pid and now >= worker.start_at:
                 self._start(worker)
+
+    def _children(self) -> list[_Worker]:
+        return [self._loader, *self._workers]
 
     def _start(self, worker: _Worker) -> None:
         ours, theirs = socket.socketpair()
@@ -92,17 +103,21 @@ class Supervisor:
             log.error("worker_not_started", worker=worker.number, reason=str(exc))  # noqa: TRY400
             return
         if pid == 0:
-            self._become_worker(worker.number, ours, theirs)
+            self._become(worker.number, ours, theirs)
         theirs.close()
         worker.started(pid, ours)
 
-    def _become_worker(self, number: int, ours: socket.socket, theirs: socket.socket) -> None:
-        """Run the worker in the child process; never returns."""
+    def _become(self, number: int, ours: socket.socket, theirs: socket.socket) -> None:
+        """Run the worker or the loader in the child process; never returns."""
         status = 1
         try:
             ours.close()
-            for other in self._workers:
+            for other in self._children():
                 other.close_pipe()
+            if number == _LOADER:
+                self._close_sockets(but=None)
+                status = self._load(theirs)
+                return
             self._close_sockets(but=number)
             for each in _STOP:
                 signal.signal(each, signal.SIG_DFL)
@@ -119,9 +134,12 @@ class Supervisor:
             os._exit(status)
 
     def _reap(self, tell: Callable[..., object]) -> None:
-        for worker in self._workers:
+        for worker in self._children():
             if worker.pid and worker.ended():
-                tell("worker_ended", worker=worker.number, status=worker.status)
+                if worker is self._loader:
+                    tell("loader_ended", status=worker.status)
+                else:
+                    tell("worker_ended", worker=worker.number, status=worker.status)
 
     def _hand_over(self, *, forced: bool) -> None:
         try:
@@ -160,7 +178,22 @@ class Supervisor:
                     worker.signal(signal.SIGKILL)
         self._close_sockets(but=None)
         clean = {0, *(-number for number in _STOP)}
-        return 0 if all(worker.status in clean for worker in self._workers) else 1
+        loaded = self._stop_loader()
+        return 0 if loaded and all(worker.status in clean for worker in self._workers) else 1
+
+    def _stop_loader(self) -> bool:
+        """Have the loader bring everything into the store; tell whether it says that it did."""
+        loader = self._loader
+        kill_at = time.monotonic() + _LAST_WRITES_S
+        if not loader.pid:
+            self._start(loader)
+        loader.signal(signal.SIGTERM)
+        while loader.pid:
+            signal.sigtimedwait(_HANDLED, _SHORT_TICK_S)
+            self._reap(log.info)
+            if time.monotonic() > kill_at:
+                loader.signal(signal.SIGKILL)
+        return loader.status == 0
 
 
 class _Worker:

@@ -6,8 +6,7 @@ from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens
 from fastgw.flow.plan cimport Leg, Plan
 from fastgw.server.fastlane cimport Client, FastLane
-from fastgw.upstream.connection cimport Attempt
-from fastgw.upstream.deadlines cimport Deadline
+from fastgw.upstream.connection cimport Attempt, Sink
 
 
 cdef struct Edit:
@@ -17,7 +16,7 @@ cdef struct Edit:
     void *new
 
 
-cdef class Turn(Deadline):
+cdef class Turn(Sink):
     cdef FastLane lane
     cdef Client client
     cdef Plan plan
@@ -37,6 +36,7 @@ cdef class Turn(Deadline):
     cdef list parts
     cdef Py_ssize_t held
     cdef bytes opening
+    cdef bytes last  # events that were passed on last, where they are numbered
     cdef bint stream
     cdef bint asks_usage
     cdef double written  # when the client was last sent something

@@ -12,7 +12,7 @@ from cpython.unicode cimport PyUnicode_DATA, PyUnicode_GET_LENGTH
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
-from fastgw._ext._estimate cimport prompt_tokens
+from fastgw._ext._estimate cimport Family
 from fastgw._ext._http1 cimport Head
 from fastgw._ext._journal cimport Closing
 from fastgw._ext._limits cimport Amounts, Reservation, now_us
@@ -22,7 +22,7 @@ from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens, cost_of, read_event_usage, read_usage, take_prices
 from fastgw.flow.plan cimport KeyPlans, Leg, Plan, Refusal
 from fastgw.server.fastlane cimport Client, FastLane
-from fastgw.upstream.deadlines cimport Deadline
+from fastgw.upstream.connection cimport Sink
 
 from fastgw._ext._sse import EventTooLarge
 from fastgw.domain import UsageRecord
@@ -57,7 +57,7 @@ cdef enum:
     REQUEST_ID = 6
     TAGS = 7
     FIRST_ODD = 8
-    AFTER_ODD = 12
+    AFTER_ODD = 13
 
     LONGEST_LABEL = 128
     MOST_DIGITS = 9
@@ -66,8 +66,6 @@ cdef enum:
 cdef Py_ssize_t HELD = HELD_BYTES
 cdef Py_ssize_t LARGEST_EVENT = LARGEST
 
-cdef bytes EVENTS = b"text/event-stream"
-cdef bytes JSON = b"application/json"
 cdef bytes ACCEPT_EVENTS = b"accept: text/event-stream\r\ncontent-length: "
 cdef bytes ACCEPT_JSON = b"accept: application/json\r\ncontent-length: "
 cdef bytes ASK = b'"stream_options":{"include_usage":true},'
@@ -318,7 +316,7 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     cdef bint asks = plan.guard is not None and plan.guard.keeper is not None
     if plan.guard is not None:
         if plan.tariff is not None:
-            estimated = prompt_tokens(body, size)
+            estimated = (<Family>plan.family).estimate(body, size)
             amounts = plan.tariff.bound(estimated, size, order.most, order.choices, order.stream)
         if not asks:
             reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
@@ -426,7 +424,7 @@ cdef bytes chunk(bytes data):
 # -- the exchange -------------------------------------------------------------------------------
 
 
-cdef class Turn(Deadline):
+cdef class Turn(Sink):
     """One exchange, the sink of its attempt.
 
     As a deadline it is the silence towards the client: while a stream is silent for so long, a
@@ -616,23 +614,21 @@ cdef class Turn(Deadline):
 
     # -- the sink -------------------------------------------------------------------------------
 
-    def upstream_head(self, Head head not None):
+    cpdef object upstream_head(self, Head head):
         """Take the provider's head."""
-        cdef bytes kind
         if head.status != 200 or (head.length < 0 and not head.chunked):
             self.hand_on("answer", "upstream_head", (head,))
             return
-        kind = head.content_type
-        if kind.startswith(EVENTS):
+        if head.is_of(b"text/event-stream", 17):
             self.tap = Tap(self.asks_usage, LARGEST_EVENT)
-        elif kind.startswith(JSON):
+        elif head.is_of(b"application/json", 16):
             self.parts = []
         else:
             self.hand_on("answer", "upstream_head", (head,))
             return
         self.head = head
 
-    def upstream_data(self, bytes data not None):
+    cpdef object upstream_data(self, bytes data):
         """Take body bytes; pass on what is whole."""
         cdef bytes out
         if self.tap is None:
@@ -652,7 +648,7 @@ cdef class Turn(Deadline):
         if out is not None:
             self.pass_on(out, self.attempt.wrapped if out is data else None)
 
-    def upstream_end(self):
+    cpdef object upstream_end(self):
         """Take the clean end."""
         cdef bytes tail
         if self.tap is None:
@@ -666,7 +662,7 @@ cdef class Turn(Deadline):
             self.client.write(self.opening)
         self.finish_stream()
 
-    def upstream_failed(self, error):
+    cpdef object upstream_failed(self, object error):
         """Take the other end."""
         if self.opening is None:
             self.hand_on("fault", "upstream_failed", (error,))
@@ -702,6 +698,8 @@ cdef class Turn(Deadline):
 
     cdef object pass_on(self, bytes out, bytes came):
         """Write whole events; `came` is the same in whole chunks, as the provider sent it."""
+        if self.plan.numbered:
+            self.last = out
         if came is None and PyBytes_GET_SIZE(out) <= JOINED:
             came = chunk(out)
         if self.opening is None:
@@ -725,7 +723,7 @@ cdef class Turn(Deadline):
         if isinstance(error, UpstreamFault):
             self.lane.context.metrics.upstream_error(self.leg.provider, error.code)
         shape = shapes(self.plan.client_api, self.plan.endpoint)
-        self.client.write(chunk(shape.error_event(error, self.label or self.id)))
+        self.client.write(chunk(shape.error_event(error, self.label or self.id, self.last or b"")))
         self.close_slowly(error)
         self.client.turn_over(True)
 
@@ -872,36 +870,35 @@ cdef class Turn(Deadline):
             lane.journal.c_close(
                 self.kept, leg.who, self.id, self.label, self.created_ms, &closing, None
             )
-            self.over()
-            return
-        lane.record(UsageRecord(
-            self.id,
-            self.label if self.label is not None else self.id,
-            self.created_ms,
-            plan.key_id,
-            plan.user_id,
-            plan.team_id,
-            plan.org_id,
-            plan.tags,
-            plan.endpoint,
-            plan.requested_model,
-            leg.provider,
-            leg.model,
-            200,
-            1,
-            self.stream,
-            tokens.input,
-            tokens.output,
-            tokens.cached,
-            tokens.cache_write,
-            tokens.reasoning,
-            cost,
-            "reported",
-            (ended - self.started) // 1_000_000,
-            (self.first - self.sent) // 1_000_000 if self.first else None,
-            (self.sent - self.started) // 1000,
-            None,
-        ))
+        if lane.record is not None:
+            lane.record(UsageRecord(
+                self.id,
+                self.label if self.label is not None else self.id,
+                self.created_ms,
+                plan.key_id,
+                plan.user_id,
+                plan.team_id,
+                plan.org_id,
+                plan.tags,
+                plan.endpoint,
+                plan.requested_model,
+                leg.provider,
+                leg.model,
+                200,
+                1,
+                self.stream,
+                tokens.input,
+                tokens.output,
+                tokens.cached,
+                tokens.cache_write,
+                tokens.reasoning,
+                cost,
+                "reported",
+                (ended - self.started) // 1_000_000,
+                (self.first - self.sent) // 1_000_000 if self.first else None,
+                (self.sent - self.started) // 1000,
+                None,
+            ))
         self.over()
 
     cdef object close_slowly(self, object error):

@@ -22,7 +22,7 @@ __all__ = [
     "open_store",
 ]
 
-HEAD = "0001"
+HEAD = "0002"
 """The schema revision this version works with."""
 
 

@@ -17,6 +17,13 @@ cdef int _UNTIL_CLOSE
 cdef int _CLOSED
 
 
+cdef class Sink(Deadline):
+    cpdef object upstream_head(self, Head head)
+    cpdef object upstream_data(self, bytes data)
+    cpdef object upstream_end(self)
+    cpdef object upstream_failed(self, object error)
+
+
 cdef class Owner:
     cpdef object released(self, Connection connection)
     cpdef object discard(self, Connection connection)
@@ -40,7 +47,7 @@ cdef class Attempt(Deadline):
     cdef Connection connection
     cdef bytes head
     cdef object parts
-    cdef object sink
+    cdef public Sink sink
     cdef Pace pace
     cdef bint replayable
     cdef bint replayed
@@ -56,7 +63,7 @@ cdef class Attempt(Deadline):
         str label,
         bytes head,
         object parts,
-        object sink,
+        Sink sink,
         Pace pace,
         bint replayable,
     )
@@ -65,7 +72,9 @@ cdef class Attempt(Deadline):
     cpdef object resume(self)
     cpdef object cancel(self)
     cpdef object fail(self, object error)
-    cpdef object detach(self)
+
+    @cython.locals(sink=Sink)
+    cpdef Sink detach(self)
 
 
 cdef class Connection(Deadline):
@@ -134,7 +143,7 @@ cdef class Connection(Deadline):
     cpdef object take_chunked(self, bytes data)
     cpdef bint is_final_word(self)
 
-    @cython.locals(attempt=Attempt, head=Head, reusable=bint)
+    @cython.locals(attempt=Attempt, head=Head, sink=Sink, reusable=bint)
     cpdef object complete(self, bint excess)
     cpdef object refuse(self, str why)
 

@@ -25,7 +25,6 @@ import struct
 import termios
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Protocol
 
 from fastgw._ext import http1
 from fastgw.domain import Timeouts
@@ -75,24 +74,30 @@ _UNTIL_CLOSE = int(State.UNTIL_CLOSE)
 _CLOSED = int(State.CLOSED)
 
 
-class Sink(Protocol):
+class Sink(Deadline):
     """Who receives an answer: one head, data, then exactly one of end and failed.
 
     Nothing is called before `send` returned or after `cancel`. Up to one read of data (and the
-    end) may still come after `pause`.
+    end) may still come after `pause`. As a deadline it is its own patience.
     """
+
+    __slots__ = ()
 
     def upstream_head(self, head: http1.Head) -> None:
         """Take the final response head."""
+        raise NotImplementedError
 
     def upstream_data(self, data: bytes) -> None:
         """Take body bytes, framing removed."""
+        raise NotImplementedError
 
     def upstream_end(self) -> None:
         """Take the end: the answer is complete."""
+        raise NotImplementedError
 
     def upstream_failed(self, error: UpstreamFault) -> None:
         """Take the failure; part of the answer may have been delivered."""
+        raise NotImplementedError
 
 
 class Owner:
@@ -572,12 +577,12 @@ class Connection(Deadline):
         attempt = self.attempt
         assert attempt is not None
         assert attempt.sink is not None
-        rest = data[head.size :]
+        rest = head.rest(data)
         self.head = head
         # the request can no more be replayed: let go of it
         attempt.head = attempt.parts = None
         self.left = 0
-        if self.bodyless or head.status in {204, 304}:
+        if self.bodyless or head.status == 204 or head.status == 304:  # noqa: PLR1714 - compiled
             self.state = _LENGTH
         elif head.chunked:
             self.state = _CHUNKED

@@ -2,8 +2,8 @@
 
 cimport cython
 
-from fastgw.upstream.connection cimport Attempt, Connection, Owner, Pace
-from fastgw.upstream.deadlines cimport Deadline, Deadlines
+from fastgw.upstream.connection cimport Attempt, Connection, Owner, Pace, Sink
+from fastgw.upstream.deadlines cimport Deadline, Deadlines, Line
 
 
 cdef class Wait(Deadline):
@@ -24,6 +24,7 @@ cdef class Origin(Owner):
     cdef object _connect
     cdef object bounds
     cdef double idle_s
+    cdef Line idle_line
     cdef Pace pace
     cdef Py_ssize_t max_idle
     cdef readonly list idle
@@ -36,7 +37,7 @@ cdef class Origin(Owner):
 
     @cython.locals(deadlines=Deadlines, attempt=Attempt, connection=Connection, pace=Pace)
     cpdef Attempt send(
-        self, bytes head, object parts, object sink, object timeouts, bint replayable
+        self, bytes head, object parts, Sink sink, object timeouts, bint replayable
     )
 
     @cython.locals(wait=Wait)
@@ -47,7 +48,6 @@ cdef class Origin(Owner):
     cpdef object withdraw(self, Attempt attempt)
     cpdef Attempt next_attempt(self)
 
-    @cython.locals(seconds=double)
     cpdef object released(self, Connection connection)
     cpdef object discard(self, Connection connection)
     cpdef object lost(self, Connection connection)

@@ -21,7 +21,7 @@ import msgspec
 from fastgw.domain import Timeouts
 from fastgw.errors import UpstreamConnectError, UpstreamFault, UpstreamTimeout
 from fastgw.upstream.connection import Attempt, Connection, Owner, Pace, Sink
-from fastgw.upstream.deadlines import Deadline, Deadlines
+from fastgw.upstream.deadlines import Deadline, Deadlines, Line
 
 Connect = Callable[[Callable[[], Connection]], Coroutine[Any, Any, Connection]]
 """Makes a verified connection with the given factory; raises `UpstreamFault`."""
@@ -80,7 +80,7 @@ class Origin(Owner):
 
     __slots__ = (
         "_connect", "bounds", "closing", "connections", "deadlines", "dials", "gone", "idle",
-        "idle_s", "label", "loop", "max_idle", "pace", "private_dials", "waits",
+        "idle_line", "idle_s", "label", "loop", "max_idle", "pace", "private_dials", "waits",
     )  # fmt: skip
 
     idle: list[Connection]
@@ -101,6 +101,7 @@ class Origin(Owner):
         self._connect = connect
         self.bounds = bounds
         self.idle_s = bounds.idle_s
+        self.idle_line = Line(bounds.idle_s)
         self.max_idle = bounds.idle
         self.pace = None
         self.idle = []
@@ -189,17 +190,17 @@ class Origin(Owner):
         if self.waits:
             self.deadlines.read_clock()
             connection.start(self.next_attempt())
-        elif self.closing or len(self.idle) >= self.max_idle:
+        elif self.closing or len(self.idle) >= self.max_idle or self.idle_s <= 0.0:
             connection.close()
         else:
-            seconds = self.idle_s
-            if 0 <= connection.keep_s <= seconds:
+            if 0 <= connection.keep_s <= self.idle_s:
                 # the upstream closes at that time: be away before
-                seconds = connection.keep_s - 1.0
-            if seconds <= 0.0:
-                connection.close()
-                return
-            self.deadlines.arm(connection, seconds)
+                if connection.keep_s <= 1:
+                    connection.close()
+                    return
+                self.deadlines.arm(connection, connection.keep_s - 1.0)
+            else:
+                self.deadlines.arm_in(connection, self.idle_line)
             self.idle.append(connection)
 
     def discard(self, connection: Connection) -> None:

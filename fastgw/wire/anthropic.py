@@ -39,7 +39,7 @@ def error_body(error: GatewayError, request_id: str) -> bytes:
     )
 
 
-def error_event(error: GatewayError, request_id: str) -> bytes:
+def error_event(error: GatewayError, request_id: str, _last: bytes = b"") -> bytes:
     """Give the event that ends a stream which cannot go on; no `message_stop` follows it."""
     return b"event: error\ndata: " + error_body(error, request_id) + b"\n\n"
 

@@ -5,6 +5,7 @@ Shapes follow the public OpenAPI description of the API (`Error`, `Model`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,8 @@ from fastgw.domain import Model
 from fastgw.errors import ClientError, GatewayError
 from fastgw.wire import json
 
+_NUMBER = re.compile(rb'(?<!\\)"sequence_number" *: *([0-9]{1,15})')
+"""In an event of Responses; in a text the quotes would be escaped."""
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -39,19 +42,22 @@ def error_body(error: GatewayError, _request_id: str) -> bytes:
     return json.dumps({"error": error_object(error)})
 
 
-def error_event(error: GatewayError, request_id: str) -> bytes:
+def error_event(error: GatewayError, request_id: str, _last: bytes = b"") -> bytes:
     """Give the event that ends a stream of chat or completions; no `[DONE]` follows it."""
     return b"data: " + error_body(error, request_id) + b"\n\n"
 
 
-def responses_error_event(error: GatewayError, _request_id: str) -> bytes:
-    """Give the event that ends a Responses stream which cannot go on.
+def responses_error_event(error: GatewayError, _request_id: str, last: bytes = b"") -> bytes:
+    """Give the event that ends a Responses stream which cannot go on; its number follows the last.
 
     Beside the documented members (`ResponseErrorEvent`) stands `error`, which OpenAI's server sends
     too and its clients raise on.
     """
     told = error_object(error)
+    numbers = _NUMBER.findall(last)
+    number = int(numbers[-1]) + 1 if numbers else 0
     event = {"type": "error", **{name: told[name] for name in ("code", "message", "param")}}
+    event["sequence_number"] = number
     return b"event: error\ndata: " + json.dumps({**event, "error": told}) + b"\n\n"
 
 

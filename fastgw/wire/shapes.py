@@ -20,10 +20,12 @@ class Shapes(msgspec.Struct, frozen=True):
 
     error_body: Callable[[GatewayError, str], bytes]
     """An error and the request's label -> the body of an error answer."""
-    error_event: Callable[[GatewayError, str], bytes]
-    """The same -> the event that ends a stream which cannot go on."""
+    error_event: Callable[[GatewayError, str, bytes], bytes]
+    """The same and the last whole events -> the event that ends a stream which cannot go on."""
     model_object: Callable[[Model], dict[str, Any]]
     model_list: Callable[[Iterable[Model]], bytes]
+    numbered: bool = False
+    """Whether the events of a stream are numbered, so that the last ones have to be known."""
     label_headers: tuple[str, ...] = ("x-request-id",)
     """Response headers that carry the request's label."""
 
@@ -33,13 +35,15 @@ class Shapes(msgspec.Struct, frozen=True):
 
 
 _OPENAI = Shapes(openai.error_body, openai.error_event, openai.model_object, openai.model_list)
-_RESPONSES = msgspec.structs.replace(_OPENAI, error_event=openai.responses_error_event)
+_RESPONSES = msgspec.structs.replace(
+    _OPENAI, error_event=openai.responses_error_event, numbered=True
+)
 _ANTHROPIC = Shapes(
     anthropic.error_body,
     anthropic.error_event,
     anthropic.model_object,
     anthropic.model_list,
-    ("x-request-id", "request-id"),
+    label_headers=("x-request-id", "request-id"),
 )
 
 

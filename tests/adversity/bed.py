@@ -81,13 +81,15 @@ def provider(base_url: str, *, name: str = "p", **fields: Any) -> dict[str, Any]
 
 
 @asynccontextmanager
-async def serving(config: dict[str, Any], *, engine: str = "sqlite") -> AsyncIterator[Bed]:
+async def serving(
+    config: dict[str, Any], *, engine: str = "sqlite", fast: bool = True
+) -> AsyncIterator[Bed]:
     """Serve by a configuration; the exit must be clean and the log without a traceback."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="fastgw-adversity-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        url = await asyncio.to_thread(_make_store, engine, folder, stack)
-        fast = os.environ.get("FASTGW_LANE") != "standard"
+        url = await asyncio.to_thread(make_store, engine, folder, stack)
+        fast = fast and os.environ.get("FASTGW_LANE") != "standard"
         server = {**config.get("server", {}), "fast_lane": fast}
         config = {**config, "server": server}
         gateway = await asyncio.to_thread(Gateway, folder, url, config)
@@ -112,7 +114,8 @@ async def mocking(*options: str) -> AsyncIterator[Mock]:
             await asyncio.to_thread(mock.stop)
 
 
-def _make_store(engine: str, folder: Path, stack: ExitStack) -> str:
+def make_store(engine: str, folder: Path, stack: ExitStack) -> str:
+    """Make a database that goes with the stack; give its URL."""
     if engine == "sqlite":
         return f"sqlite:///{folder}/fastgw.db"
     server = servers.start_postgres()

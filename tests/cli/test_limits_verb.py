@@ -40,13 +40,40 @@ def test_a_limit_is_made_changed_and_taken_away(cli):
     assert (again["id"], again["limit"]) == (made["id"], 90)
     cli("limits", "set", "--key", "*", "--tokens", 5_000, "--window", 3600, "--json")
     assert len(cli("limits", "list", "--json").json) == 2
-    assert cli("limits", "show", made["id"], "--json").json == again
+    assert cli("limits", "show", made["id"], "--json").json == again | {"matches": []}
     cleared = cli("limits", "reset", made["id"], "--counters", "--json").json
     assert cleared == {"id": made["id"], "reset": True}
     assert cli("limits", "show", made["id"], "--json").json["metadata"]["reset_at"] > 0
     assert cli("limits", "reset", made["id"]).code == 0
     assert cli("limits", "show", made["id"]).code == 1
     assert len(cli("limits", "list", "--json").json) == 1
+
+
+def test_a_limit_shows_what_was_used(cli, store_url):
+    """Of the window, as the records tell, by whom it matches; nothing that reached no provider."""
+    key = make_key(cli)
+    now = now_ms()
+    spend(
+        store_url,
+        record(1, created_at=now, key_id=key, input_tokens=30, output_tokens=10),
+        record(2, created_at=now, key_id=key, input_tokens=5, output_tokens=0),
+        record(3, created_at=now, key_id=key, upstream_model="", provider=""),
+        record(4, created_at=now - 120_000, key_id=key, input_tokens=7, output_tokens=0),
+    )
+
+    def matches(*options):
+        made = cli("limits", "set", *options, "--json").json
+        return cli("limits", "show", made["id"], "--json").json["matches"]
+
+    assert matches("--key", "anna", "--requests", 3) == [
+        {"match": key, "used": 2, "remaining": 1}
+    ]  # fmt: skip
+    assert matches("--key", "*", "--tokens", 40) == [{"match": key, "used": 45, "remaining": 0}]
+    assert matches("--global", "--tokens", 100, "--window", 600) == [
+        {"match": "", "used": 52, "remaining": 48}
+    ]  # fmt: skip
+    assert matches("--key", "*", "--model", "m", "--requests", 3) is None
+    assert matches("--key", "*", "--concurrent", 3) is None
 
 
 def test_several_scopes_together_mean_both(cli):

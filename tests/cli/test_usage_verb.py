@@ -98,6 +98,7 @@ def test_list(used):
         (("--status", 502), [2]),
         (("--tag", "app=x"), [1, 0]),
         (("--provider", "nobody"), []),
+        (("--org", "nobody"), []),
         (("--limit", 1), [2]),
         (("--limit", 0), [2, 1, 0]),
     ],
@@ -122,6 +123,10 @@ def test_summary(used):
     (total,) = used("usage", "summary", "--by", "total", "--json").json
     assert (total["requests"], total["errors"], total["input_tokens"]) == (3, 1, 300)
     assert "SMART" not in used("usage", "summary").out
+    (failed,) = used("usage", "summary", "--by", "total", "--status", 502, "--json").json
+    assert (failed["requests"], failed["errors"]) == (1, 1)
+    (tagged,) = used("usage", "summary", "--by", "key", "--tag", "app=x", "--json").json
+    assert tagged["requests"] >= 1
 
 
 def test_export(used):

@@ -19,6 +19,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "server.tls.cert": ("c.pem", "c.pem"),
     "server.tls.key": ("k.pem", "k.pem"),
     "database.url": ("sqlite:///x", Secret("sqlite:///x")),
+    "journal.mode": ("none", "none"),
+    "journal.full_at": ("0.5", 0.5),
     "redis.url": ("unix:///x", Secret("unix:///x")),
     "security.trusted_proxies": ('["::1"]', ("::1/128",)),
     "admin.listen": ("127.0.0.1:9", "127.0.0.1:9"),
@@ -32,7 +34,6 @@ REQUIRED_BESIDE = {
     "server.tls.cert": {"FASTGW_SERVER__TLS__KEY": "k"},
     "server.tls.key": {"FASTGW_SERVER__TLS__CERT": "c"},
     "server.tls.client_ca": {"FASTGW_SERVER__TLS__KEY": "k", "FASTGW_SERVER__TLS__CERT": "c"},
-    "journal.mode": {"REDIS_URL": "redis://x"},
 }
 LISTS = {
     "providers": '[{"name": "p", "type": "openai", "headers": {"x-a": "b"}}]',

@@ -142,7 +142,7 @@ def test_duplicate_names(config, section, entry):
         ("cache: {enabled: true}", "cache.enabled: this build has no such feature"),
         ("logs: {level: loud}", "logs.level: must be 'debug', 'info', 'warning' or 'error'"),
         ("catalog: {sync_schedule: often}", "catalog.sync_schedule: 'often' is no schedule"),
-        ("journal: {mode: redis}", "journal.mode: redis needs redis.url"),
+        ("journal: {mode: redis}", "journal.mode: this build keeps no journal in redis"),
         ("aliases: [{name: a, model: a}]", "aliases[0].model: an alias cannot stand for itself"),
         (
             "limits: {defaults: [{scope: key, metric: requests, limit: 1, burst: 2}]}",

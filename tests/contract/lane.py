@@ -152,7 +152,7 @@ def _settle(gateway: Gateway) -> None:
     eventually_sync(over, what="no exchange in flight")
 
     def written() -> bool:
-        return json.loads(gateway.get("/health")[1])["usage_writer"]["waiting"] == 0
+        return json.loads(gateway.get("/health")[1])["journal"]["waiting"] == 0
 
     eventually_sync(written, what="all records")
 

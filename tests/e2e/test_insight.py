@@ -17,7 +17,7 @@ from tests.e2e.test_records import ask
 from tests.processes import ROOT, Gateway
 from tests.waiting import eventually_sync
 
-SUBSYSTEMS = {"lanes", "plans", "pools", "usage_writer", "keys", "clients", "directory"}
+SUBSYSTEMS = {"lanes", "plans", "pools", "journal", "keys", "clients", "directory"}
 
 
 @pytest.fixture

@@ -33,13 +33,13 @@ def test_broken_and_deep_bodies_are_read_as_far_as_they_go(build):
 
 
 def test_a_data_url_is_no_text(build):
-    """Pictures, sounds and files inside a body do not count by their bytes."""
+    """Pictures, sounds and files inside a body do not count by their bytes, but by their number."""
     picture = "data:image/png;base64," + "iVBORw0KGgo" * 10_000
 
+    family = build.estimate.Family(weights.Overheads(medium=0))
+
     def cost(*parts):
-        return build.estimate.prompt(
-            orjson.dumps({"messages": [{"role": "user", "content": [*parts]}]})
-        )
+        return family.prompt(orjson.dumps({"messages": [{"role": "user", "content": [*parts]}]}))
 
     text = {"type": "text", "text": "What is this?"}
     for part in (
@@ -146,6 +146,96 @@ def test_recorded_prompts_of_openai(build):
     assert len(errors) > 100
     assert errors[len(errors) // 2] <= 0.10
     assert errors[int(len(errors) * 0.95)] <= 0.30
+
+
+# Families.
+
+
+def test_a_family_counts_by_its_own_figures(build):
+    """Each overhead counts once where it belongs, and rates multiply what the text costs."""
+    asked = {
+        "messages": [
+            {"role": "user", "content": "one two three four"},
+            {"role": "assistant", "tool_calls": [{"function": {"arguments": "{}"}}]},
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x"}}]},
+            {"role": "assistant", "content": [{"thoughtSignature": "x" * 40}]},
+        ],
+        "tools": [{"name": "go"}, {"name": "stop"}],
+        "response_format": {"json_schema": {"schema": {"a": "b", "c": "d"}}},
+    }
+    body = orjson.dumps(asked)
+    none = dict.fromkeys(weights.Overheads._fields, 0)
+    for name, times in (
+        ("prompt", 1), ("message", 4), ("call", 1), ("toolset", 1), ("tool_key", 2),
+        ("schema", 1), ("schema_key", 2), ("medium", 1), ("opaque", 40),
+    ):  # fmt: skip
+        family = build.estimate.Family(weights.Overheads(**{**none, name: 700}))
+        assert family.prompt(body) == 7 * times, name
+    for name, texts in (
+        ("text", ("one two three four", "{}")),
+        ("tool_text", ("go", "stop")),
+        ("schema_text", ("b", "d")),
+    ):
+        family = build.estimate.Family(weights.Overheads(**{**none, name: 300}))
+        once = build.estimate.Family(weights.Overheads(**{**none, name: 100}))
+        whole = sum(build.estimate.text(text.encode()) for text in texts)
+        assert 3 * (once.prompt(body) - 1) <= family.prompt(body) <= 3 * once.prompt(body)
+        assert whole - 2 <= once.prompt(body) <= whole
+
+
+def test_a_medium_counts_once(build):
+    """However a client API writes it, and whatever it holds."""
+    plain = build.estimate.Family(weights.Overheads(medium=0))
+    family = build.estimate.Family(weights.Overheads(medium=80_000))
+    for part in (
+        {"type": "image_url", "image_url": {"url": "https://x/y.png"}},
+        {"type": "input_image", "image_url": "https://x/y.png"},
+        {"type": "image", "source": {"type": "file", "file_id": "file_1"}},
+        {"type": "document", "source": {"type": "url", "url": "https://x"}},
+        {"inlineData": {"mimeType": "image/png", "data": "AAAA"}},
+        {"fileData": {"mimeType": "image/png", "fileUri": "https://x"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "file_1"}},
+    ):
+        for more in ([], [part]):
+            body = orjson.dumps({"messages": [{"role": "user", "content": [part, *more]}]})
+            assert family.prompt(body) - plain.prompt(body) == 800 * (1 + len(more))
+
+
+def test_a_family_expects_what_it_has_seen(build):
+    """The middle of what was reported, however far from the estimates; the bound stays above it."""
+    family = build.estimate.Family()
+    assert (family.expect(1000), family.correct(1000)) == (1000, 1296)
+    family.observe(1000, 2000)
+    assert family.expect(1000) == 1000, "one prompt says little"
+    for _ in range(9):
+        family.observe(1000, 2000)
+    assert family.expect(1000) == pytest.approx(2000, rel=0.05)
+    for _ in range(200):
+        family.observe(1000, 1150)
+    for _ in range(3):
+        family.observe(1000, 3000)
+    assert family.expect(1000) == pytest.approx(1150, rel=0.05)
+    assert family.correct(1000) >= 3000
+    for _ in range(20_000):
+        family.observe(1000, 700)
+    assert family.expect(1000) == pytest.approx(700, rel=0.05)
+    exact = build.estimate.Family()
+    for _ in range(100):
+        exact.observe(1000, 1000)
+    assert exact.expect(1234) == 1234, "what is right is not corrected"
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 20_000)), max_size=30),
+    st.integers(0, 100_000),
+)
+def test_both_builds_learn_the_same(twins, seen, asked):
+    families = [build.estimate.Family() for build in twins]
+    for estimated, actual in seen:
+        for family in families:
+            family.observe(estimated, actual)
+    assert len({(family.correct(asked), family.expect(asked)) for family in families}) == 1
 
 
 # Properties.

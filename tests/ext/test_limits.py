@@ -525,7 +525,7 @@ def test_a_guard_says_what_it_needs(build):
 
 
 def test_the_header_lines_tell_of_the_tightest(build):
-    """OpenAI's six names, from whichever meter has the least left."""
+    """OpenAI's six names: the least that a meter gives at once, and the least that is left."""
     limits = build.limits
     guard = limits.Guard(
         (
@@ -537,7 +537,7 @@ def test_the_header_lines_tell_of_the_tightest(build):
     )
     now = START // MINUTE * MINUTE
     assert guard.fields(now) == (
-        b"x-ratelimit-limit-requests: 60\r\n"
+        b"x-ratelimit-limit-requests: 10\r\n"
         b"x-ratelimit-remaining-requests: 10\r\n"
         b"x-ratelimit-reset-requests: 0s\r\n"
         b"x-ratelimit-limit-tokens: 90000\r\n"
@@ -723,7 +723,9 @@ def test_the_amounts_are_an_upper_bound(build):
     assert tariff.amounts(100, 5_000, unsaid, 1, False)[0] == prompt + 16_000
     assert tariff.amounts(100, 5_000, unsaid, 1, True)[0] == prompt + 2_048
     assert tariff.amounts(100, 5_000, 99_999, 1, True)[0] == prompt + 16_000
-    assert tariff.amounts(100, 60, 0, 0, False)[0] == 60
+    assert tariff.amounts(100, 110, 0, 0, False)[0] == 110
+    # What a model adds counts, however short the body is.
+    assert tariff.amounts(100, 60, 0, 0, False)[0] == 100
     unknown = build.limits.Tariff(family)
     assert unknown.amounts(100, 5_000, unsaid, 1, False) == (prompt + 2_048, 0)
     assert unknown.amounts(100, 5_000, 99_999, 1, False)[0] == prompt + 99_999

@@ -399,7 +399,7 @@ def test_repetitions_are_not_counted_twice(build):
     tap.feed(event({"type": "response.output_audio.delta", "delta": "QUJDRA=="}))
     assert tap.text_tokens == build.estimate.text(b"one two three")
     assert tap.content_events == 3
-    for key in ("reasoning_details", "annotations", "executed_tools"):
+    for key in ("reasoning_details", "annotations", "executed_tools", "tools"):
         tap = build.sse.Tap()
         tap.feed(event({"reasoning": "a b", key: [{"text": "a b"}], "content": "c"}))
         assert tap.text_tokens == build.estimate.text(b"a bc")
@@ -412,6 +412,37 @@ def test_a_tool_call_is_content(build):
     tap.feed(event(chunk(tool_calls=[call])))
     assert tap.started
     assert tap.text_tokens >= build.estimate.text(b"get_weather") + 5
+
+
+def test_the_text_is_kept_for_who_counts_it(build):
+    """As it stands in the JSON strings, without what repeats it; a tap without text keeps none."""
+    tap = build.sse.Tap(drop_usage=True)
+    assert (tap.kept_text, tap.kept_tokens, tap.calls) == (b"", 0, 0)
+    for payload in (
+        chunk(content='Grüße, "du"'),
+        chunk(tool_calls=[{"function": {"name": "weather", "arguments": '{"a":'}}]),
+        {"delta": " eins", "text": "nothing", "type": "response.output_text.delta"},
+        {"response": {"output": [{"text": "eins"}]}, "type": "response.completed"},
+        {"choices": [], "usage": USAGE, "content": "not passed on"},
+    ):
+        tap.feed(event(payload))
+    text = json.loads(b'"%b"' % tap.kept_text)
+    assert text == 'Grüße, "du"weather{"a": eins'
+    assert (tap.calls, tap.kept_tokens) == (1, tap.text_tokens)
+    whole = build.sse.read_text(json.dumps({"content": [{"text": "one two"}]}).encode())
+    assert (whole.kept_text, whole.kept_tokens) == (b"one two", whole.text_tokens)
+
+
+def test_no_more_text_is_kept_than_fits(build):
+    """A long answer keeps its beginning, whole piece by whole piece, and what that counted."""
+    tap = build.sse.Tap()
+    piece = "a word of the answer, "
+    for _ in range(build.sse.KEPT // len(piece) + 50):
+        tap.feed(event(chunk(content=piece)))
+    kept = tap.kept_text
+    assert build.sse.KEPT - len(piece) < len(kept) <= build.sse.KEPT
+    assert kept == piece.encode() * (len(kept) // len(piece))
+    assert tap.kept_tokens == build.estimate.text(kept) < tap.text_tokens
 
 
 def test_a_json_answer_is_metered_as_a_stream_is(build):

@@ -262,3 +262,45 @@ def test_made_up_model_names_use_up_no_memory():
         limiter.tariff(model(Price(), name=f"p/{number}"), "chat_completions")
     assert len(limiter._families) <= 1_001
     assert len(limiter._tariffs) <= 1_000
+
+
+def test_a_rule_of_several_scopes_counts_every_value(monkeypatch):
+    """Each provider and each tag that matches has a counter; made-up ones are capped here too."""
+    limiter = Limiter(Rules([rule("key", also=(("provider", "*"), ("tag", "*")))]))
+    found = guard(limiter, providers=("p", "q"), tags={"a": "1", "b": "2"})
+    assert [value for _, value in names(found)] == [
+        "key_1 a=1 p", "key_1 a=1 q", "key_1 b=2 p", "key_1 b=2 q",
+    ]  # fmt: skip
+    monkeypatch.setattr("fastgw.flow.limits._MOST_VALUES", 3)
+    limiter = Limiter(Rules([rule("key", also=(("tag", "job=*"),))]))
+    guards = [guard(limiter, tags={"job": str(number)}) for number in range(10)]
+    assert len(limiter) == 4
+    assert guards[9].meters == guards[5].meters
+
+
+def test_also_means_other_names_as_well():
+    """A key's name is as good as its id, in a pattern too."""
+    limiter = Limiter(Rules([rule("model", also=(("key", "an*"),))]))
+    assert names(guard(limiter)) == [("model * requests", "m key_1")]
+    assert guard(limiter, BERT).meters == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "asked", "counts"),
+    [
+        (rule("key"), (), True),
+        (rule("provider"), ("p",), True),
+        (rule("provider"), ("q",), False),
+        (rule("provider", also=(("tag", "job=a b"),)), ("p",), True),
+        (rule("provider", also=(("tag", "job=a b"),)), ("q",), False),
+        (rule("key", also=(("provider", "*"), ("tag", "job=a b"))), ("p",), True),
+        (rule("key", also=(("provider", "*"), ("tag", "job=a b"))), ("q",), False),
+        (rule("provider", "p", shared=True), ("p",), True),
+        (rule("provider", "p", shared=True), ("q",), False),
+        (rule("provider", "*", shared=True), ("q",), True),
+    ],
+)
+def test_only_providers_that_were_asked_are_counted(one, asked, counts):
+    """What a rule says besides the provider does not change that."""
+    (meter,) = guard(Limiter(Rules([one])), tags={"job": "a b"}).meters
+    assert meter.rule.concerns(meter.value, asked) == counts

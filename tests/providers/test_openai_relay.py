@@ -20,7 +20,7 @@ def streamed(text: str) -> int:
     translator = relay(stream=True)
     event = {"choices": [{"index": 0, "delta": {"content": text}}]}
     translator.data(b"data: " + json.dumps(event).encode() + b"\n\n")
-    return translator.delivered_tokens
+    return translator.delivered().tokens
 
 
 def test_a_plain_answer_is_counted_like_a_streamed_one():
@@ -36,7 +36,7 @@ def test_a_plain_answer_is_counted_like_a_streamed_one():
         translator = relay(stream=False)
         assert translator.whole(body) is body
         assert translator.usage() is None
-        assert translator.delivered_tokens == expected
+        assert translator.delivered().tokens == expected
 
 
 def test_an_answer_larger_than_any_event_is_counted():
@@ -44,4 +44,4 @@ def test_an_answer_larger_than_any_event_is_counted():
     translator = relay(stream=False)
     message = {"role": "assistant", "content": "word " * 400_000}
     translator.whole(json.dumps({"choices": [{"message": message}]}).encode())
-    assert translator.delivered_tokens > 100_000
+    assert translator.delivered().tokens > 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import islice
@@ -15,9 +16,12 @@ from fastgw import catalog
 from fastgw._ext import counters
 from fastgw.config import Settings
 from fastgw.config.listen import parse_address
+from fastgw.events.journal import Place
+from fastgw.events.loader import Loader
 from fastgw.server.gateway import Gateway
 from fastgw.server.listen import bind
-from fastgw.storage.sql import keys
+from fastgw.storage import open_store
+from fastgw.storage.sql import keys, usage
 from tests.scripted import Hold, Request, Scripted
 
 ANSWER = (
@@ -36,11 +40,20 @@ CHAT = "/v1/chat/completions"
 class Served:
     """A gateway and a client for it."""
 
-    def __init__(self, gateway: Gateway, urls: list[str], client: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, gateway: Gateway, loader: Loader, urls: list[str], client: aiohttp.ClientSession
+    ) -> None:
         self.gateway = gateway
+        self.loader = loader
+        self.journal = Path(gateway.settings.journal.dir)
         self.url = urls[0]
         self.urls = urls
         self.client = client
+
+    @property
+    def waiting(self) -> Any:
+        """Bytes of the journal that are not in the store."""
+        return self.gateway.health()["journal"]["waiting"]
 
     async def create_key(self, name: str = "test", **fields: Any) -> str:
         """Create a key and give its text."""
@@ -77,6 +90,22 @@ async def provider() -> AsyncIterator[Scripted]:
         yield scripted
 
 
+@contextlib.asynccontextmanager
+async def loading(url: str, place: Place) -> AsyncIterator[Loader]:
+    """Move what is written down into the store, until all of it is there."""
+    store = await open_store(url, migrate=False)
+    loader = Loader(place.folder, lambda rows: usage.insert_rows(store, rows))
+    stop = asyncio.Event()
+    running = asyncio.get_running_loop().create_task(loader.run(stop, place.run, 5))
+    try:
+        yield loader
+    finally:
+        stop.set()
+        await running
+        loader.close()
+        await store.close()
+
+
 Serve = Callable[..., Awaitable[Served]]
 
 
@@ -102,8 +131,10 @@ async def serve(provider: Scripted, tmp_path: Path) -> AsyncIterator[Serve]:
                     "server": {"port": 0, "shutdown_grace_s": 2, **sections.get("server", {})},
                 }
             )
-            gateway = Gateway(settings, counters.Board(4 << 20, 1), 0)
+            place = Place.make(Path(settings.journal.dir))
+            gateway = Gateway(settings, counters.Board(4 << 20, 1), 0, place)
             await gateway.start()
+            loader = await stack.enter_async_context(loading(url, place))
             addresses = [*settings.server.addresses()]
             if settings.admin.listen is not None:
                 addresses.append(parse_address(settings.admin.listen))
@@ -113,6 +144,6 @@ async def serve(provider: Scripted, tmp_path: Path) -> AsyncIterator[Serve]:
             await gateway.listen(sockets)
             client = await stack.enter_async_context(aiohttp.ClientSession())
             stack.push_async_callback(gateway.drain)
-            return Served(gateway, urls, client)
+            return Served(gateway, loader, urls, client)
 
         yield serve

@@ -47,8 +47,21 @@ class Scene:
         sockets = bind([parse_address(self.address)], self.workers)
         (self.folder / "port").write_text(repr(sockets[0][0].getsockname()))
         return supervisor.Supervisor(
-            self.work, sockets, reload=self.reload, drain_delay_s=0, grace_s=0.2
+            self.work,
+            sockets,
+            load=self.load,
+            reload=self.reload,
+            drain_delay_s=0,
+            grace_s=0.2,
         ).run()
+
+    def load(self, pipe: socket.socket) -> int:
+        """Be a loader: wait for SIGTERM, or for the end of the supervisor."""
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        pipe.recv(1)
+        return 0
 
     def reload(self, forced: bool) -> bytes | None:
         """Give the configuration again."""

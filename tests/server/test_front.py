@@ -139,7 +139,7 @@ async def test_the_second_of_its_kind_is_fast(serve, store_url):
         assert (await lane(served) - before == 1) is expected
     assert answers[0] == answers[1]
     assert answers[0][2] == ANSWER
-    await eventually(lambda: served.gateway.writer.written == 2)
+    await eventually(lambda: served.loader.loaded == 2)
     rows = await served.gateway.store.fetch("SELECT * FROM usage_records")
     differ = {"id", "created_at", "duration_ms", "ttft_ms", "overhead_us", "updated_at"}
     one, two = ({k: v for k, v in dict(row).items() if k not in differ} for row in rows)
@@ -286,7 +286,7 @@ async def test_what_was_decided_before_a_change_leaves_no_plan(serve, sqlite_url
     slow.writer.write(sent[-5:])
     assert (await slow.answer())[0] == 200
     assert (await served.chat(key))[0] == 200
-    await eventually(lambda: served.gateway.writer.written == 3)
+    await eventually(lambda: served.loader.loaded == 3)
     rows = await served.gateway.store.fetch(
         "SELECT tags FROM usage_records ORDER BY created_at, id"
     )
@@ -448,7 +448,7 @@ async def test_a_fault_is_answered_by_the_standard_lane(serve, sqlite_url, after
         status, body = await served.chat(key)
         assert (status, body["error"]["code"]) == (502, "upstream_error")
         assert await lane(served) == 0
-        await eventually(lambda: served.gateway.writer.written == 2)
+        await eventually(lambda: served.loader.loaded == 2)
         rows = await served.gateway.store.fetch("SELECT status FROM usage_records")
         assert sorted(row["status"] for row in rows) == [200, 502]
         assert served.gateway.fast.in_flight == 0
@@ -472,7 +472,7 @@ async def test_an_answer_of_its_own_kind_is_carried_over(serve, sqlite_url):
         assert await served.chat(key) == (400, json.loads(refusal))
         assert await served.chat(key) == (200, json.loads(plain))
         assert await lane(served, "standard", "answer") == 2
-        await eventually(lambda: served.gateway.writer.written == 3)
+        await eventually(lambda: served.loader.loaded == 3)
         rows = await served.gateway.store.fetch(
             "SELECT status, usage_source, output_tokens FROM usage_records ORDER BY created_at, id"
         )
@@ -498,7 +498,7 @@ async def test_a_stream_goes_through(serve, sqlite_url):
         asked = {"stream_options": {"include_usage": True}}
         assert await ask_stream(served, key, **asked) == (200, EVENT + USAGE + DONE)
         assert await lane(served) == 2
-        await eventually(lambda: served.gateway.writer.written == 3)
+        await eventually(lambda: served.loader.loaded == 3)
         rows = await served.gateway.store.fetch("SELECT * FROM usage_records")
         assert {(r["input_tokens"], r["output_tokens"], r["usage_source"]) for r in rows} == {
             (3, 2, "reported")
@@ -529,7 +529,7 @@ async def test_a_slow_stream_is_begun_by_the_standard_lane(serve, sqlite_url, be
             assert await got.read() == EVENT + DONE
         assert await lane(served, "standard", "slow") == 1
         assert len(scripted.requests) == 2
-        await eventually(lambda: served.gateway.writer.written == 2)
+        await eventually(lambda: served.loader.loaded == 2)
         rows = await served.gateway.store.fetch(
             "SELECT usage_source, input_tokens FROM usage_records"
         )
@@ -556,7 +556,7 @@ async def test_a_stream_that_breaks_says_so(serve, sqlite_url, wire, end):
         assert b"[DONE]" not in said
         assert not said.endswith(b"0\r\n\r\n")
         assert await lane(served) == 1
-        await eventually(lambda: served.gateway.writer.written == 2)
+        await eventually(lambda: served.loader.loaded == 2)
         rows = await served.gateway.store.fetch(
             "SELECT status, usage_source, output_tokens FROM usage_records WHERE status <> 200"
         )
@@ -584,7 +584,7 @@ async def test_a_client_that_leaves_ends_the_attempt(serve, sqlite_url, wire, be
             await eventually(lambda: len(scripted.requests) == 2)
         client.writer.transport.abort()
         await eventually(scripted.connections[0].gone.is_set)
-        await eventually(lambda: served.gateway.writer.written == 2)
+        await eventually(lambda: served.loader.loaded == 2)
         rows = await served.gateway.store.fetch(
             "SELECT status, usage_source FROM usage_records WHERE status <> 200"
         )
@@ -625,7 +625,7 @@ async def test_refusals_are_the_standard_lanes_own(serve, sqlite_url):
         assert answers[0] == answers[1]
         assert answers[0][0] == status
     assert await lane(served, "fast", "refusal") == 3
-    await eventually(lambda: served.gateway.writer.written == 4)
+    await eventually(lambda: served.loader.loaded == 4)
     rows = await served.gateway.store.fetch(
         "SELECT status, requested_model, error_code, count(*) AS times FROM usage_records"
         " GROUP BY 1, 2, 3 ORDER BY 1"

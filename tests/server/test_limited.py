@@ -14,7 +14,17 @@ from fastgw.domain import nano_usd, now_ms
 from fastgw.errors import InvalidRequest
 from fastgw.server import standard
 from fastgw.storage import open_store
-from fastgw.storage.sql import aliases, budgets, keys, limits, models, teams, usage
+from fastgw.storage.sql import (
+    aliases,
+    budgets,
+    keys,
+    limits,
+    models,
+    orgs,
+    teams,
+    usage,
+    users,
+)
 from fastgw.storage.sql.limits import RESET_AT
 from tests.scripted import Hold, Request, Scripted, Wait
 from tests.server.conftest import BODY, CHAT, REPLY
@@ -107,7 +117,7 @@ async def test_the_third_of_two_is_refused_and_told_when_to_come_back(serve, sto
     assert headers["x-ratelimit-reset-requests"].endswith("s")
     assert (await ask(served, second))[0] == 200, "a counter of its own"
     assert await metric(served, 'fastgw_rate_limited_total{scope="key"}') == 1
-    await eventually(lambda: len(served.gateway.writer) == 0)
+    await eventually(lambda: served.waiting == 0)
     assert await other.fetchval("SELECT count(*) FROM usage_records WHERE status = 429") == 1
 
 
@@ -249,6 +259,98 @@ async def test_what_no_provider_saw_counts_nowhere(serve, sqlite_url, monkeypatc
     monkeypatch.setattr(standard, "translate", refuse)
     assert (await ask(served, key))[0] == 400
     assert (await look(served)).left == 9
+
+
+RULES = [
+    ("key", "test"),
+    ("key", "te*"),
+    ("user", "anna"),
+    ("team", "crew"),
+    ("org", "acme"),
+    ("model", "m"),
+    ("model", "*"),
+    ("provider", "p"),
+    ("global", "*"),
+    ("tag:job", "a"),
+    ("tag:job", "*"),
+    ("key", "* & model=m & provider=p & tag=job=*"),
+]
+
+
+@pytest.mark.parametrize("algorithm", ["sliding_window", "token_bucket"])
+@pytest.mark.parametrize(("scope", "match"), RULES)
+async def test_rules_of_the_configuration_hold(serve, sqlite_url, scope, match, algorithm):
+    """Every scope, with either algorithm; who is not meant is not counted."""
+    limit = {"scope": scope, "match": match, "metric": "requests", "limit": 2}
+    served = await serve(
+        sqlite_url, limits={"defaults": [limit | {"window_s": 900, "algorithm": algorithm}]}
+    )
+    await check_rule(served, scope)
+
+
+@pytest.mark.parametrize(("scope", "match"), RULES)
+async def test_rules_of_the_store_hold(serve, store_url, scope, match):
+    """The same, as `fastgw limits set` writes them: owners by their ids."""
+    served = await serve(store_url)
+    store = served.gateway.store
+    key = await owned_key(served)
+    if scope in OWNERS:
+        match = (await OWNERS[scope].find(store, match)).id
+    scope, _, tag = scope.partition(":")
+    match = f"{tag}={match}" if tag else match
+    await limits.create(
+        store, scope=scope, match=match, metric="requests", limit=2, window_s=900,
+        algorithm="token_bucket" if scope in {"team", "tag"} else "sliding_window",
+    )  # fmt: skip
+    await served.gateway._changes.poll()
+    await check_rule(served, scope, key)
+
+
+OWNERS = {"user": users, "team": teams, "org": orgs}
+
+
+async def owned_key(served):
+    """Make a key with a user, a team, an org and a tag."""
+    store = served.gateway.store
+    org = await orgs.create(store, name="acme")
+    team = await teams.create(store, name="crew", org_id=org.id)
+    user = await users.create(store, name="anna")
+    fields = {"user_id": user.id, "team_id": team.id, "org_id": org.id, "tags": {"job": "a"}}
+    return await served.create_key("test", **fields)
+
+
+async def check_rule(served, scope, key=None):
+    """Two pass, the third does not; somebody else does, where somebody in particular is meant."""
+    if key is None:
+        key = await owned_key(served)
+        await served.gateway._changes.poll()  # owners are known by name once they are there
+    other = await served.create_key("other")
+    assert [(await ask(served, key))[0] for _ in range(3)] == [200, 200, 429]
+    free = scope not in {"global", "model", "provider"}
+    assert (await ask(served, other))[0] == (200 if free else 429)
+
+
+async def test_callers_may_set_tags_that_the_configuration_allows(serve, sqlite_url):
+    """`keys.client_tags` is for keys that do not say; a tag nobody allowed makes no counter."""
+    limit = {"scope": "tag:job", "metric": "requests", "limit": 1}
+    served = await serve(
+        sqlite_url, keys={"client_tags": ["job"]}, limits={"defaults": [limit]}
+    )  # fmt: skip
+    key, strict = (
+        await served.create_key("plain"),
+        await served.create_key("strict", client_tags=("step",)),
+    )
+
+    async def tagged(key, tags):
+        headers = {"authorization": f"Bearer {key}", "x-fastgw-tags": tags}
+        async with served.client.post(served.url + CHAT, json=BODY, headers=headers) as answer:
+            return answer.status
+
+    assert [await tagged(key, "job=a") for _ in range(2)] == [200, 429]
+    assert await tagged(key, "job=b") == 200
+    assert await tagged(strict, "step=a") == 200
+    assert await tagged(strict, "job=a") == 400
+    assert len(meters(served)) == 2
 
 
 # -- budgets ------------------------------------------------------------------------------------

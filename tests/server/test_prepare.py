@@ -61,7 +61,7 @@ async def test_four_processes_start_at_once_on_an_empty_database(empty_pg_url, t
         finally:
             await store.close()
         modes = {path.name: path.stat().st_mode & 0o777 for path in (folder / "data").iterdir()}
-        assert modes == {"master.key": 0o600, "jwt.key": 0o600}
+        assert modes == {"master.key": 0o600, "jwt.key": 0o600, "journal": 0o700}
 
 
 async def test_the_second_start_changes_nothing(sqlite_url, tmp_path):

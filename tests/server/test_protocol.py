@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp.http_parser import HttpRequestParserPy
+from aiohttp.web_protocol import RequestHandler
 
 from fastgw._ext import request as heads
 from fastgw.errors import CannotStart
@@ -73,6 +74,60 @@ async def test_a_fault_is_answered_in_its_turn(serve, sqlite_url, caplog):
     assert error["message"] == "there is more than one Host header"
     assert error["code"] == "invalid_request"
     assert not caplog.records
+
+
+async def test_a_refused_head_has_no_body(serve, sqlite_url):
+    """RFC 9110 9.3.2: a client that asked for a head would take a body for the next answer."""
+    served = await serve(sqlite_url)
+    reader, writer = await connect(served)
+    writer.write(BAD.replace(b"GET", b"HEAD"))
+    answer = await reader.read()
+    writer.close()
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-length: " in head.lower()
+    assert rest == b""
+
+
+SHAPES = {"/v1/chat/completions": "openai", "/v1/messages": "anthropic"}
+WRONG = {
+    "two hosts": (b"POST %b HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n", 400),
+    "no route": (b"POST %b/nothing HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", 404),
+    "other method": (b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n", 405),
+    "expectation": (b"POST %b HTTP/1.1\r\nhost: a\r\nexpect: x\r\ncontent-length: 0\r\n\r\n", 417),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+@pytest.mark.parametrize("path", SHAPES)
+async def test_faults_have_the_shape_of_the_client_api(serve, sqlite_url, path, fault):
+    """Whoever finds them, ours or aiohttp."""
+    served = await serve(sqlite_url)
+    request, status = WRONG[fault]
+    reader, writer = await connect(served)
+    writer.write(request % path.encode() + BAD)
+    (answer, *_) = await heard(reader, writer)
+    told = json.loads(answer[1])
+    assert answer[0] == status
+    assert (told.get("type") == "error") == (SHAPES[path] == "anthropic")
+    assert ("code" in told["error"]) == (SHAPES[path] == "openai")
+
+
+@pytest.mark.parametrize("path", SHAPES)
+async def test_what_aiohttp_cannot_read_has_it_too(serve, sqlite_url, path, monkeypatch):
+    """It names no path then; the framing has seen it."""
+    served = await serve(sqlite_url, server={"fast_lane": False})
+    receive = RequestHandler.data_received
+
+    def garble(handler, data):
+        receive(handler, data.replace(b"fine:", b"not fine:"))
+
+    monkeypatch.setattr(RequestHandler, "data_received", garble)
+    reader, writer = await connect(served)
+    writer.write(b"POST %b HTTP/1.1\r\nhost: a\r\nfine: x\r\n\r\n" % path.encode())
+    ((status, body),) = await heard(reader, writer)
+    assert status == 400
+    assert (json.loads(body).get("type") == "error") == (SHAPES[path] == "anthropic")
 
 
 async def test_a_fault_waits_for_a_stream(serve, sqlite_url, tmp_path):

@@ -153,3 +153,17 @@ def test_a_password_that_is_too_short(refused):
     """The setting and the length."""
     line = refused({"admin": {"email": "root@example.com", "password": "short"}})
     assert line == "admin.password must have at least 12 characters"
+
+
+def test_the_journal_cannot_be_written(refused, tmp_path):
+    """It is found out at the start, not when money is at stake."""
+    (tmp_path / "file").write_text("")
+    line = refused({"journal": {"dir": "file/journal"}, "providers": [PROVIDER]})
+    assert line.startswith("cannot use ")
+    assert "file" in line
+
+
+def test_a_journal_in_redis_is_not_there_yet(refused):
+    """Said at once, with the place."""
+    line = refused({"journal": {"mode": "redis"}, "redis": {"url": "redis://x"}})
+    assert "this build keeps no journal in redis" in line

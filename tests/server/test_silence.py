@@ -283,3 +283,29 @@ async def test_both_lanes_say_the_same(serve, sqlite_url, path):
         assert stream.broken
     assert error.startswith(b"data: {" if path == CHAT else b"event: error\ndata: {")
     assert json.loads(error.split(b"data: ")[1])["error"]["code"] == "upstream_error"
+
+
+async def test_the_error_of_a_numbered_stream_has_the_next_number(serve, sqlite_url):
+    """Clients of Responses put events in order by `sequence_number`; on both lanes."""
+    delta = b'data: {"type":"response.output_text.delta","sequence_number":%d,"delta":"%b"}\n\n'
+    told = [delta % (number, b'\\"sequence_number\\":99') for number in range(4)]
+    usage = b'{"input_tokens":1,"output_tokens":1}'
+    done = b'data: {"type":"response.completed","response":{"usage":%b}}\n\n' % usage
+    whole = [Request(), HEAD, *map(chunk, told), chunk(done), END]
+    cut = [Request(), HEAD, chunk(told[0]), chunk(told[1] + told[2]), chunk(told[3][:9])]
+    async with Scripted(cut, [*whole, *cut]) as slow:
+        served = await serve(sqlite_url, providers=[provider(slow)])
+        headers = {"authorization": f"Bearer {await served.create_key()}"}
+        for _ in range(3):
+            stream = Stream(
+                await served.client.post(
+                    served.url + "/v1/responses", json={**BODY, "stream": True}, headers=headers
+                )
+            )
+            text = await stream.end()
+            assert stream.broken == (b"completed" not in text)
+            if stream.broken:
+                event = json.loads(text.rsplit(b"data: ", 1)[1])
+                assert (event["type"], event["sequence_number"]) == ("error", 3)
+        lanes = served.gateway.describe()["lanes"]["served"]
+        assert sum(n for series, n in lanes.items() if 'lane="fast"' in series) == 2

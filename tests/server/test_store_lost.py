@@ -35,7 +35,7 @@ async def test_a_killed_database(serve, postgres):
     await gateway._changes.poll()
     assert (await served.chat(key))[0] == 200
     assert (await served.get("/readyz"))[0] == 200
-    await eventually(lambda: gateway.writer.written == 1)
+    await eventually(lambda: served.loader.loaded == 1)
     for outage in (1, 2):
         postgres.kill()
         await eventually(lambda: not gateway._changes.store_ok)
@@ -55,9 +55,10 @@ async def test_a_killed_database(serve, postgres):
         await eventually(lambda: gateway._changes.store_ok)
         await eventually(lambda: gateway.context.directory is not before)
         assert (await served.get("/readyz"))[0] == 200
-        await eventually(lambda n=1 + 20 * outage: gateway.writer.written >= n)
+        await eventually(lambda n=1 + 20 * outage: served.loader.loaded >= n)
     assert (await served.chat(stranger))[0] == 200
     await gateway.drain()
+    await eventually(lambda: not [*served.journal.glob("*.lock")])
     again = await open_store(postgres.dsn, migrate=False)
     records = [record async for record in usage_reports.export(again, Filter())]
     assert len({record.id for record in records if record.status == 200}) == 42

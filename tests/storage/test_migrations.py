@@ -22,6 +22,7 @@ TABLES = {
     "api_key_activity", "users", "teams", "orgs", "limits", "budgets", "usage_records",
     "usage_daily", "usage_monthly", "usage_tags_daily", "catalog_syncs", "admins",
     "service_tokens", "admin_sessions", "audit_log", "config_version", "config_changes",
+    "kept_answers", "decisions",
 }  # fmt: skip
 
 PG_SCHEMA = """

@@ -75,6 +75,53 @@ async def test_the_first_word_stays(store):
     assert (await stored_totals(store, "usage_daily"))["cost_nano"] == 5
 
 
+async def test_a_settled_row_takes_the_place_of_a_held_one(store):
+    """Once, with the difference in every roll-up, also where provider and model are others."""
+    held = record(1, usage_source="held", cost_nano=900, status=0, tags={"job": "x"}, provider="a")
+    settled = record(1, cost_nano=5, status=502, tags={"job": "x"}, provider="b", input_tokens=3)
+    other = record(2, usage_source="held", cost_nano=70)
+    assert await usage.insert_batch(store, [held, other]) == 2
+    assert await usage.insert_batch(store, [settled, record(3)]) == 2
+    expected = [settled, other, record(3)]
+    assert await everything(store) == expected
+    for table in ("usage_daily", "usage_monthly"):
+        assert await stored_totals(store, table) == totals(expected)
+    assert await stored_totals(store, "usage_tags_daily") == totals([settled])
+    again = [held, record(1, cost_nano=77), record(2, usage_source="held", cost_nano=1)]
+    assert await usage.insert_batch(store, again) == 0
+    assert await everything(store) == expected
+    assert await stored_totals(store, "usage_daily") == totals(expected)
+
+
+async def test_held_and_settled_in_one_batch(store):
+    """The settled one counts, whatever the order."""
+    held, settled = record(1, usage_source="held", cost_nano=900), record(1, cost_nano=5)
+    for batch in ([held, settled], [settled, held]):
+        await usage.insert_batch(store, batch)
+        assert await everything(store) == [settled]
+        assert await stored_totals(store, "usage_daily") == totals([settled])
+
+
+async def test_many_writers_replace_a_held_row_once(store_url):
+    """Several loaders offer held and settled rows at once: roll-ups stay the sum of the records."""
+    stores = [await open_store(store_url, migrate=False) for _ in range(3)]
+    source = random.Random(3)
+    held = [record(n, usage_source="held", cost_nano=1000 + n) for n in range(60)]
+    settled = [record(n, cost_nano=n) for n in range(60)]
+    for _ in range(3):
+        batches = [source.sample([*held, *settled], 50) for _ in range(6)]
+        jobs = zip(batches, stores * 2, strict=True)
+        await asyncio.gather(*(usage.insert_batch(to, batch) for batch, to in jobs))
+    found = await everything(stores[0])
+    assert await stored_totals(stores[0], "usage_daily") == totals(found)
+    assert await stored_totals(stores[0], "usage_monthly") == totals(found)
+    await usage.insert_batch(stores[0], settled)
+    assert await everything(stores[0]) == settled
+    assert await stored_totals(stores[0], "usage_daily") == totals(settled)
+    for each in stores:
+        await each.close()
+
+
 async def test_nothing_is_written_of_an_empty_batch(store):
     """No record, no transaction."""
     assert await usage.insert_batch(store, []) == 0
@@ -268,6 +315,35 @@ async def test_a_summary_takes_whole_days(store):
     assert [(row.group, row.requests) for row in found] == [("", 1)]
 
 
+@pytest.mark.parametrize("wanted", [Filter(status=200), Filter(tag=("team", "a"))])
+async def test_a_summary_of_some_records(store, wanted):
+    """By status or tag, in every grouping: the sum of exactly those records."""
+    source = random.Random(5)
+    records = [random_record(number, source) for number in range(200)]
+    await usage.insert_batch(store, records)
+    chosen = [
+        one
+        for one in records
+        if (one.status == wanted.status if wanted.status else one.tags.get("team") == "a")
+    ]
+    for group in usage_reports.RECORD_SUMMARIES:
+        found = await usage_reports.summary(store, group, wanted)
+        assert sum(row.requests for row in found) == len(chosen)
+        assert sum(row.cost_nano for row in found) == sum(one.cost_nano for one in chosen)
+        assert sum(row.errors for row in found) == sum(one.status >= 400 for one in chosen)
+    by_key = {row.group: row.requests for row in await usage_reports.summary(store, "key", wanted)}
+    assert by_key == dict(Counter(one.key_id or "" for one in chosen))
+
+
+async def test_a_group_that_a_settled_record_left_is_not_told(store):
+    """Held at one provider, settled at another: the first has nothing to show."""
+    held = record(1, usage_source="held", provider="a", tags={"job": "x"})
+    await usage.insert_batch(store, [held])
+    await usage.insert_batch(store, [record(1, provider="b", tags={"job": "y"})])
+    assert [row.group for row in await usage_reports.summary(store, "provider", Filter())] == ["b"]
+    assert [row.group for row in await usage_reports.summary(store, "tag", Filter())] == ["job=y"]
+
+
 @pytest.mark.parametrize(
     "group_by", ["", "nonsense", "day; DROP TABLE orgs", "status", "cost_nano"]
 )
@@ -280,8 +356,7 @@ async def test_an_unknown_grouping_is_refused(store, group_by):
 async def test_a_filter_that_a_summary_cannot_hold_is_refused(store):
     """A wrong sum is worse than none."""
     for group_by, wanted in (
-        ("model", Filter(status=429)),
-        ("model", Filter(tag=("a", "b"))),
+        ("month", Filter(status=429)),
         ("tag", Filter(key_id="k")),
     ):
         with pytest.raises(InvalidRequest):
@@ -346,3 +421,34 @@ async def test_sqlite_needs_no_partitions(sqlite_url):
     store = await open_store(sqlite_url, migrate=False)
     assert await usage.ensure_partitions(store) == []
     await store.close()
+
+
+# -- retention ----------------------------------------------------------------------------------
+
+
+async def test_old_months_are_forgotten(store):
+    """Whole months go, strays too, the roll-ups stay, and what is kept is kept whole."""
+    months = [NOON - 31 * DAY * back for back in range(5)]  # November back to July
+    for at in months[:3]:
+        await usage.ensure_partitions(store, at)
+    records = [record(number, created_at=at) for number, at in enumerate(months)]
+    await usage.insert_batch(store, records)
+    before = await stored_totals(store, "usage_daily")
+    dropped = await usage.forget(store, 1, NOON)
+    kept = [one for one in records if day_of(one) >= "2025-10"]
+    assert len(kept) == 2
+    assert sorted(await everything(store), key=lambda one: one.id) == kept
+    assert dropped == (["usage_records_y2025m09"] if store.engine == "postgresql" else [])
+    assert await stored_totals(store, "usage_daily") == before
+    assert await usage.forget(store, 1, NOON) == []
+    assert len(await everything(store)) == 2
+
+
+async def test_nothing_of_the_kept_months_is_forgotten(store):
+    """The first millisecond of the oldest month that is kept stays; the one before goes."""
+    first = usage.month_bounds(NOON)[0]
+    await usage.insert_batch(store, [record(1, created_at=first), record(2, created_at=first - 1)])
+    await usage.forget(store, 1, NOON)
+    assert len(await everything(store)) == 2
+    await usage.forget(store, 0, NOON)
+    assert [one.id for one in await everything(store)] == [record(1).id]

@@ -8,7 +8,15 @@ import os
 import pytest
 import uvloop
 
-from tests.upstream.scripted import PATIENT, Clock, Recorder, load_rooms, request, settled
+from tests.upstream.scripted import (
+    PATIENT,
+    Clock,
+    Recorder,
+    listening,
+    load_rooms,
+    request,
+    settled,
+)
 
 ROOMS = load_rooms()
 
@@ -55,7 +63,9 @@ class Client:
         parts = [body] if parts is None else parts
         head = head or request(b"".join(parts))
         target = self.target(upstream, **changes)
-        sink.attempt = self.pool.send(target, head, parts, sink, timeouts, replayable)
+        sink.attempt = self.pool.send(
+            target, head, parts, listening(self.room, sink), timeouts, replayable
+        )
         return sink
 
     async def ask(self, upstream, **options):

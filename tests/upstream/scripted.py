@@ -145,6 +145,18 @@ class Recorder:
         return self
 
 
+def listening(room, recorder):
+    """Give a sink of this build that tells a recorder, which is of none."""
+
+    class Listener(room.connection.Sink):
+        upstream_head = staticmethod(recorder.upstream_head)
+        upstream_data = staticmethod(recorder.upstream_data)
+        upstream_end = staticmethod(recorder.upstream_end)
+        upstream_failed = staticmethod(recorder.upstream_failed)
+
+    return Listener()
+
+
 class Peer:
     """One connection as the scripted upstream sees it."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from fastgw.domain import Timeouts
 from fastgw.errors import UpstreamTimeout
-from tests.upstream.scripted import CANARY, Recorder, Upstream, answering, settled
+from tests.upstream.scripted import CANARY, Recorder, Upstream, answering, listening, settled
 
 TIMEOUTS = Timeouts(connect_s=5, first_byte_s=60, idle_s=120, total_s=600)
 HALF = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n"
@@ -149,7 +149,8 @@ async def test_connect(timed, room):
     try:
         target = room.pool.Target(scheme="http", host="127.0.0.1", port=listener.getsockname()[1])
         sink = Recorder()
-        attempt = timed.pool.send(target, b"GET / HTTP/1.1\r\n\r\n", [], sink, TIMEOUTS)
+        heard = listening(room, sink)
+        attempt = timed.pool.send(target, b"GET / HTTP/1.1\r\n\r\n", [], heard, TIMEOUTS)
         for _ in range(5):
             await asyncio.sleep(0)
         timed.advance(4.9)

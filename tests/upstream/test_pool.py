@@ -21,6 +21,7 @@ from tests.upstream.scripted import (
     Recorder,
     Upstream,
     answering,
+    listening,
     request,
     settled,
 )
@@ -468,8 +469,9 @@ def test_requests_need_no_loop_objects(room):
         target = None
         async with Upstream(answering(CANARY)) as upstream:
             target = room.pool.Target(scheme="http", host="127.0.0.1", port=upstream.port)
-            first = Recorder()
-            pool.send(target, request(), [b"{}"], first, PATIENT)
+            first, sink = Recorder(), Recorder()
+            listener = listening(room, sink)
+            pool.send(target, request(), [b"{}"], listening(room, first), PATIENT)
             await first.finished()
             made = []
             for name in ("create_task", "create_future", "call_later", "call_at", "call_soon"):
@@ -482,8 +484,7 @@ def test_requests_need_no_loop_objects(room):
                         _original(*given, **named),
                     )[1],
                 )
-            sink = Recorder()
-            pool.send(target, request(), [b"{}"], sink, Timeouts())
+            pool.send(target, request(), [b"{}"], listener, Timeouts())
             assert made == []
             await sink.finished()
             assert pool.origin(target).idle

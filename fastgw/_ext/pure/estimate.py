@@ -224,10 +224,14 @@ def _is_data_url(data: bytes) -> bool:
 class _Walk:
     """Where in the body the walk is."""
 
-    def __init__(self) -> None:
-        self.meter = Meter()
+    def __init__(self, rates: weights.Overheads) -> None:
+        self.rates = rates
+        self.units = 0
+        """Ten-thousandths of a token."""
         self.section = 0
-        self.skipped = False
+        self.name = b""
+        self.medium = 0
+        """How deep the medium's key stands that is being read, or 0."""
         self.arrays = [False]
         self.seen: set[int] = set()
 
@@ -238,55 +242,74 @@ class _Walk:
     def _once(self, section: int, units: int) -> None:
         if section not in self.seen:
             self.seen.add(section)
-            self.meter.units += units
+            self.units += 100 * units
 
     def key(self, name: bytes) -> None:
+        rates = self.rates
         if self.depth == 1:
             self.section = weights.SECTIONS.get(name, 0)
-            self.skipped = False
+            self.name = b""
             if self.section == weights.TALK:
-                self._once(weights.TALK, weights.PER_PROMPT)
+                self._once(weights.TALK, rates.prompt)
         elif self.section == weights.TALK:
-            self.skipped = name in weights.UNCOUNTED
+            self.name = name
             if name == weights.CALL:
-                self.meter.units += weights.PER_CALL
+                self.units += 100 * rates.call
+            if name in weights.MEDIA and (not self.medium or self.depth <= self.medium):
+                # Inside of one, the same names tell more of it.
+                self.units += 100 * rates.medium
+                self.medium = self.depth
         elif self.section == weights.TOOLS:
-            self._once(weights.TOOLS, weights.PER_TOOLSET)
-            self.meter.units += weights.PER_TOOL_KEY
+            self._once(weights.TOOLS, rates.toolset)
+            self.units += 100 * rates.tool_key
         elif self.section == weights.SCHEMA and self.depth >= weights.SCHEMA_DEPTH:
-            self._once(weights.SCHEMA, weights.PER_SCHEMA)
-            self.meter.units += weights.PER_SCHEMA_KEY
+            self._once(weights.SCHEMA, rates.schema)
+            self.units += 100 * rates.schema_key
 
     def string(self, data: bytes) -> None:
+        rates = self.rates
+        rate = rates.text
         if self.section == 0:
             return
         if self.section == weights.SCHEMA and self.depth < weights.SCHEMA_DEPTH:
             return
         if self.section == weights.TALK:
             if self.depth == 1:
-                self.meter.units += weights.PER_MESSAGE
-            if self.skipped or _is_data_url(data):
+                self.units += 100 * rates.message
+            if self.name in weights.OPAQUE:
+                self.units += 100 * rates.opaque * len(data)
                 return
-        self.meter.string(data)
+            if self.name in weights.UNCOUNTED or _is_data_url(data):
+                return
+        else:
+            rate = rates.tool_text if self.section == weights.TOOLS else rates.schema_text
+        meter = Meter()
+        meter.string(data)
+        self.units += meter.units * rate
 
     def enter(self, is_array: bool) -> None:
         self.arrays.append(is_array)
         if not is_array and self.depth == weights.MESSAGE_DEPTH and self.section == weights.TALK:
-            self.meter.units += weights.PER_MESSAGE
+            self.units += 100 * self.rates.message
 
     def leave(self) -> None:
         if self.depth:
             self.arrays.pop()
-        self.skipped = False
+        self.name = b""
+        if self.depth < self.medium:
+            self.medium = 0
+
+
+_OPENAI = weights.Overheads()
 
 
 def prompt(body: bytes) -> int:
-    """Estimate the prompt tokens of a JSON request body: messages, tools, schemas.
+    """Estimate the prompt tokens of a JSON request body by the rules of OpenAI's models."""
+    return _prompt(body, _OPENAI)
 
-    Data URLs and other binary members count nothing: what an image or a file costs is not told by
-    its bytes. Never raises: of a body that is not JSON, or over 100 deep, what was read counts.
-    """
-    walk = _Walk()
+
+def _prompt(body: bytes, rates: weights.Overheads) -> int:
+    walk = _Walk(rates)
     at = 0
     while (match := _MARK.search(body, at)) is not None:
         at = match.end()
@@ -308,20 +331,31 @@ def prompt(body: bytes) -> int:
         elif mark in (b"}", b"]"):
             walk.leave()
         elif walk.section == weights.TALK and walk.arrays[-1]:
-            walk.meter.units += weights.PER_NUMBER
-    return walk.meter.tokens()
+            walk.units += 100 * weights.PER_NUMBER
+    return -(-walk.units // 10_000)
 
 
 class Family:
-    """How far the estimates of one model family are off, learnt from what providers report."""
+    """How one model family counts: what requests cost it, how far estimates have been off."""
 
-    __slots__ = ("_counts", "_ratio", "_total")
+    __slots__ = ("_bound", "_counts", "_middle", "_overheads", "_ratio", "_total")
 
-    def __init__(self) -> None:
+    def __init__(self, overheads: weights.Overheads | None = None) -> None:
+        self._overheads = overheads or _OPENAI
         self._counts = [0] * len(weights.RATIOS)
         self._counts[weights.RATIO_FIRST] = 1
-        self._total = 1
+        self._total = self._bound = 1
+        """Of the total, what a family begins with: a bound, nothing that was seen."""
         self._ratio = weights.RATIOS[weights.RATIO_FIRST]
+        self._middle = weights.RATIO_WHOLE
+
+    def prompt(self, body: bytes) -> int:
+        """Estimate the prompt tokens of a JSON request body: messages, tools, schemas.
+
+        Data URLs and other binary members do not count by their bytes. Never raises: of a body that
+        is not JSON, or over 100 deep, what was read counts.
+        """
+        return _prompt(body, self._overheads)
 
     def observe(self, estimated: int, actual: int, /) -> None:
         """Learn from one prompt: what was estimated, what the provider counted."""
@@ -336,13 +370,30 @@ class Family:
         if self._total > weights.RATIO_MOST:
             self._counts = [count // 2 for count in self._counts]
             self._total = sum(self._counts)
-        above, bucket = 0, last
-        while above + self._counts[bucket] <= self._total // 1000:
+            self._bound = 0
+        self._ratio = weights.RATIOS[self._bucket_above(self._total // 1000)]
+        self._counts[weights.RATIO_FIRST] -= self._bound
+        self._counts[weights.RATIO_EVEN] += weights.RATIO_PRIOR
+        bucket = self._bucket_above((self._total - self._bound + weights.RATIO_PRIOR) // 2)
+        self._counts[weights.RATIO_EVEN] -= weights.RATIO_PRIOR
+        self._counts[weights.RATIO_FIRST] += self._bound
+        # The end of the class that is nearer to 1: what is estimated well is left as it is.
+        self._middle = weights.RATIOS[bucket if bucket <= weights.RATIO_EVEN else bucket - 1]
+
+    def _bucket_above(self, part: int) -> int:
+        """Give the class that has no more than `part` of what was seen above it."""
+        above, bucket = 0, len(weights.RATIOS) - 1
+        while above + self._counts[bucket] <= part:
             above += self._counts[bucket]
             bucket -= 1
-        self._ratio = weights.RATIOS[bucket]
+        return bucket
 
     def correct(self, estimated: int, /) -> int:
         """Give how many tokens the prompt has at most, 999 times in 1,000."""
         estimated = max(0, min(estimated, weights.RATIO_RANGE))
         return -(-estimated * self._ratio // weights.RATIO_WHOLE)
+
+    def expect(self, estimated: int, /) -> int:
+        """Give how many tokens the prompt has most likely, by what was seen so far."""
+        estimated = max(0, min(estimated, weights.RATIO_RANGE))
+        return (estimated * self._middle + weights.RATIO_WHOLE // 2) // weights.RATIO_WHOLE

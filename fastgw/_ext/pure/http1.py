@@ -68,6 +68,10 @@ class Head:
         """Give the last Content-Type, b"" without one."""
         return next((v for name, v in reversed(self.headers) if name == b"content-type"), b"")
 
+    def rest(self, data: bytes) -> bytes:
+        """Give what follows the head in the bytes it was read from."""
+        return data[self.size :]
+
     def relabel(self, labels: dict[bytes, bytes]) -> bytes:
         """Give the fields as lines that begin with `labels[name]`, without those that map to b"".
 

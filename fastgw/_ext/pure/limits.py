@@ -47,6 +47,11 @@ class Meter:
         self.latest = 0
         """When it was last asked; time never runs back."""
 
+    @property
+    def most(self) -> int:
+        """The most that can be had at once."""
+        return self.limit
+
     def fits(self, now: int, amount: int, /) -> bool:
         """Tell whether `amount` may be taken now."""
         raise NotImplementedError
@@ -181,6 +186,11 @@ class Bucket(Meter):
         self.window_us = window_us
         self.burst = burst
         self._debt = 0
+
+    @property
+    def most(self) -> int:
+        """The most that can be had at once."""
+        return self.burst
 
     def _advance(self, now: int) -> None:
         if now > self.latest:
@@ -415,6 +425,10 @@ class Shared(Meter):
         """Give how long until all of it is there again; -1: never."""
         return -1 if self.reset_at < 0 else max(self.reset_at - now, 0)
 
+    def retry_us(self, now: int, amount: int, /) -> int:
+        """Give how long until `amount` fits, by what was last heard; 0: it does, -1: never."""
+        return 0 if amount <= self.left or not self.hard else self.reset_us(now)
+
     def idle(self, _now: int, /) -> bool:
         """Tell whether it holds nothing: what is kept elsewhere stays there."""
         return self.escrow == 0
@@ -470,19 +484,25 @@ class Guard:
         return worst, longest
 
     def fields(self, now: int, /) -> bytes:
-        """Give the x-ratelimit header lines of the tightest meters; b"" when there are none."""
+        """Give the x-ratelimit header lines, b"" when there is nothing to tell.
+
+        Of several meters of a metric `limit` is the least that one can give, `remaining` the least
+        that is left, `reset` when `limit` fits everywhere. So who is alone, sends no more than
+        `remaining` and waits for `reset` when that is too little, is never refused.
+        """
         now = self._latest(now)
         lines = []
         for metric, name in enumerate(_NAMES):
             meters = [meter for meter in self.meters if meter.metric == metric]
             if not meters:
                 continue
-            tightest = min(meters, key=lambda meter: meter.remaining(now))
-            lines.append(f"x-ratelimit-limit-{name}: {max(tightest.limit, 0)}\r\n")
-            lines.append(f"x-ratelimit-remaining-{name}: {tightest.remaining(now)}\r\n")
-            reset = tightest.reset_us(now)
-            if reset >= 0:
-                lines.append(f"x-ratelimit-reset-{name}: {_duration(reset)}\r\n")
+            most = min(meter.most for meter in meters)
+            left = min(meter.remaining(now) for meter in meters)
+            lines.append(f"x-ratelimit-limit-{name}: {max(most, 0)}\r\n")
+            lines.append(f"x-ratelimit-remaining-{name}: {left}\r\n")
+            waits = [meter.retry_us(now, most) if most > 0 else -1 for meter in meters]
+            if -1 not in waits:
+                lines.append(f"x-ratelimit-reset-{name}: {_duration(max(waits))}\r\n")
         return "".join(lines).encode()
 
 
@@ -584,7 +604,7 @@ class Tariff:
         `estimated` is the estimator's count of the prompt, `size` the body's bytes, `most` the
         maximum the client asked for or -1, `choices` how many answers it wants.
         """
-        prompt = min(self.family.correct(estimated), max(size, 0))
+        prompt = min(self.family.correct(estimated), max(size, estimated))
         output = _SLICE
         if most >= 0:
             output = most

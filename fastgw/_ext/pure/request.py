@@ -164,6 +164,11 @@ class Reader:
         """Give the target once the request line was read, b"" before."""
         return self._head.target
 
+    @property
+    def method(self) -> bytes:
+        """Give the method that stands before it."""
+        return self._head.method
+
     def read(self, buf: bytes) -> Head | None:
         """Give the head that `buf` begins with; None while it is incomplete.
 
@@ -347,12 +352,14 @@ class Framing:
 
     An incomplete head is kept back. `requests` counts the heads that went on, `target` is the
     newest request line's, `fault` is the `BadRequest` after which nothing goes on any more, `last`
-    says that the newest request is the connection's last, after which nothing goes on either.
+    says that the newest request is the connection's last, after which nothing goes on either,
+    `asks_head` that the newest request line has the method HEAD.
     """
 
     def __init__(self) -> None:
         self.requests = 0
         self.target = b""
+        self.asks_head = False
         self.fault: BadRequest | None = None
         self.last = False
         self._reader = Reader(_NO_FIELDS)
@@ -399,7 +406,9 @@ class Framing:
             head = self._reader.read(data)
         except BadRequest as error:
             self.fault = error
-        self.target = self._reader.target or self.target
+        if self._reader.target:
+            self.target = self._reader.target
+            self.asks_head = self._reader.method == b"HEAD"
         if head is None:
             if self.fault is None:
                 self._held = data

@@ -18,10 +18,13 @@ TEXT = frozenset(
     b"content reasoning_content reasoning text arguments refusal partial_json thinking".split()
 )
 """Members whose string values are delivered text."""
+KEPT = 32 * 1024
+"""Bytes of text that a tap keeps."""
 
-_PASSED_OVER = {b"reasoning_details", b"annotations", b"executed_tools"}
+_PASSED_OVER = {b"reasoning_details", b"annotations", b"executed_tools", b"tools"}
 _MEMBERS = TEXT | _PASSED_OVER | {b"delta", b"name", b"type", b"usage", b"error"}
 _LAST_TYPES = {kind.encode() for kind in ENDS | ERRORS}
+_JOINED = 64
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _DONE = re.compile(rb"[ \t\n\r]*+\[DONE\][ \t\n\r]*+")
 
@@ -53,11 +56,45 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     return name, value.removeprefix(b" ")
 
 
+class _Kept:
+    """What is kept of the text, and what is known of it."""
+
+    def __init__(self) -> None:
+        self.texts: tuple[bytes, ...] = ()
+        self.size = 0
+        self.calls = 0
+        """In all of the text."""
+        self.tokens = -1
+        """Estimated, once there was no room for more."""
+
+    def copy(self) -> _Kept:
+        """Give another one in the same state."""
+        other = _Kept()
+        other.texts, other.size = self.texts, self.size
+        other.calls, other.tokens = self.calls, self.tokens
+        return other
+
+    def take(self, text: bytes, meter: Meter) -> None:
+        """Keep more; what is too much is left to the estimate."""
+        if self.tokens >= 0:
+            return
+        if self.size + len(text) > KEPT:
+            self.tokens = meter.tokens()
+            return
+        self.texts = (*self.texts, text) if len(self.texts) < _JOINED else (self.joined() + text,)
+        self.size += len(text)
+
+    def joined(self) -> bytes:
+        """Give all of it."""
+        return b"".join(self.texts)
+
+
 class _Found:
     """What the members of one payload seem to hold."""
 
-    def __init__(self, meter: Meter, mode: _Mode) -> None:
+    def __init__(self, meter: Meter, kept: _Kept, mode: _Mode) -> None:
         self.meter = meter.copy()
+        self.kept = kept.copy()
         self.mode = mode
         self.content = False
         self.marked = False
@@ -108,14 +145,16 @@ class _Found:
             self.content = True
             if key == b"name":
                 self.meter.units += weights.PER_ANSWER_CALL
+                self.kept.calls += 1
             if self.mode is not _Mode.BINARY_DELTA:
+                self.kept.take(value, self.meter)
                 self.meter.json(value)
 
 
-def _find(payload: bytes, meter: Meter) -> _Found:
-    found = _Found(meter, _Mode.ANY_TEXT)
+def _find(payload: bytes, meter: Meter, kept: _Kept) -> _Found:
+    found = _Found(meter, kept, _Mode.ANY_TEXT)
     if not found.read(payload):
-        found = _Found(meter, found.mode)
+        found = _Found(meter, kept, found.mode)
         found.read(payload)
     return found
 
@@ -150,6 +189,7 @@ class Tap:
         self._drop_usage = drop_usage
         self._limit = limit
         self._meter = Meter()
+        self._kept = _Kept()
         self._tail = bytearray()
         self._line = 0
         self._seen = 0
@@ -168,6 +208,21 @@ class Tap:
     def text_tokens(self) -> int:
         """The estimated tokens of all text that was passed on."""
         return self._meter.tokens()
+
+    @property
+    def kept_text(self) -> bytes:
+        """The same text as it stands in the JSON strings, at most `KEPT` bytes of it."""
+        return self._kept.joined()
+
+    @property
+    def kept_tokens(self) -> int:
+        """The estimated tokens of `kept_text`."""
+        return self.text_tokens if self._kept.tokens < 0 else self._kept.tokens
+
+    @property
+    def calls(self) -> int:
+        """How many tool calls the text holds."""
+        return self._kept.calls
 
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes; give those that end whole events, or None. EventTooLarge once and for all."""
@@ -264,7 +319,7 @@ class Tap:
             return False
         if self._closing and not judge(payload).whole:
             return False
-        found = _find(payload, self._meter)
+        found = _find(payload, self._meter, self._kept)
         if found.marked or error_event:
             verdict = judge(payload)
             if found.marked and verdict.usage:
@@ -276,11 +331,19 @@ class Tap:
                 self.done = True
             if found.marked and verdict.extra and self._drop_usage:
                 return True
-        self._meter = found.meter
+        self._meter, self._kept = found.meter, found.kept
         self.content_events += found.content
         return False
 
 
+def read_text(payload: bytes) -> Tap:
+    """Give a tap that has taken the text in one payload, or in a whole JSON answer."""
+    tap = Tap()
+    found = _find(payload, tap._meter, tap._kept)  # noqa: SLF001 - of its own module
+    tap._meter, tap._kept = found.meter, found.kept  # noqa: SLF001
+    return tap
+
+
 def text_tokens(payload: bytes) -> int:
     """Estimate the tokens of the text in one payload, or in a whole JSON answer."""
-    return _find(payload, Meter()).meter.tokens()
+    return read_text(payload).text_tokens

@@ -12,7 +12,11 @@ RECORD = ProviderType(
     base_url="https://api.anthropic.com",
     environment="ANTHROPIC_API_KEY",
     catalogue="anthropic",
-    paths={"messages": "/v1/messages", "models": "/v1/models"},
+    paths={
+        "messages": "/v1/messages",
+        "count_tokens": "/v1/messages/count_tokens",
+        "models": "/v1/models",
+    },
     authorize=authorize,
     translators={"anthropic": AnthropicRelay},
     forward_headers=frozenset(
@@ -21,7 +25,6 @@ RECORD = ProviderType(
             "anthropic-beta",
             "traceparent",
             "tracestate",
-            "idempotency-key",
         }
     ),
     default_headers={"anthropic-version": "2023-06-01"},

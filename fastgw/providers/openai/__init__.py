@@ -29,7 +29,6 @@ RECORD = ProviderType(
             "openai-project",
             "traceparent",
             "tracestate",
-            "idempotency-key",
         }
     ),
     return_headers=("openai-*", "retry-after", "retry-after-ms", "x-should-retry"),

@@ -23,7 +23,7 @@ RECORD = ProviderType(
     },
     authorize=bearer,
     translators={"openai": partial(OpenAIRelay, asks_usage=True)},
-    forward_headers=frozenset({"traceparent", "tracestate", "idempotency-key"}),
+    forward_headers=frozenset({"traceparent", "tracestate"}),
     return_headers=("openai-*", "retry-after", "retry-after-ms", "x-should-retry"),
     asks_usage=True,
     explain=explain,

@@ -68,3 +68,39 @@ async def _by_tag(db: Session, at_ms: int, source: str) -> Mapping[str, int]:
         for name, value in _tags.decode(row["tags"]).items():
             spent[f"{name}={value}"] = spent.get(f"{name}={value}", 0) + row["spent"]
     return spent
+
+
+_USED = {
+    "requests": "count(*)",
+    "tokens": "CAST(COALESCE(sum(input_tokens + output_tokens), 0) AS BIGINT)",
+}
+_SERVED = "created_at >= $1 AND upstream_model <> ''"
+"""Records of requests that reached a provider: no others count."""
+USED_BY_VALUE = {
+    (metric, scope): f"""SELECT {column} AS value, {used} AS used FROM usage_records
+WHERE {_SERVED} AND {column} IS NOT NULL GROUP BY {column}"""
+    for metric, used in _USED.items()
+    for scope, column in COLUMNS.items()
+}
+USED_IN_ALL = {
+    metric: f"SELECT {used} AS used FROM usage_records WHERE {_SERVED}"
+    for metric, used in _USED.items()
+}
+USED_BY_TAGS = {
+    metric: f"SELECT tags, {used} AS used FROM usage_records WHERE {_SERVED} GROUP BY tags"
+    for metric, used in _USED.items()
+}
+
+
+async def used_since(db: Session, scope: str, at_ms: int, metric: str) -> Mapping[str, int]:
+    """Give requests or tokens by value of a scope, from the records since a moment."""
+    if scope == "global":
+        return {"": await db.fetchval(USED_IN_ALL[metric], at_ms)}
+    if scope != "tag":
+        rows = await db.fetch(USED_BY_VALUE[metric, scope], at_ms)
+        return {row["value"]: row["used"] for row in rows}
+    found: dict[str, int] = {}
+    for row in await db.fetch(USED_BY_TAGS[metric], at_ms):
+        for name, value in _tags.decode(row["tags"]).items():
+            found[f"{name}={value}"] = found.get(f"{name}={value}", 0) + row["used"]
+    return found

@@ -3,11 +3,15 @@
 A batch is summed up here, in groups of records that are alike, and the groups move the roll-ups in
 the transaction that writes the records. Offering a record twice counts it once: a batch that is not
 new as a whole is undone, and written again by way of a staging table, which tells what is new.
+
+A `held` row says what is reserved for an exchange whose end nobody knows. The first settled row
+with its id and time takes its place, and the roll-ups move by the difference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import itemgetter
 
@@ -62,7 +66,7 @@ _ADDED = ("status", "requests", *_COUNTS)
 GROUPS = Load("usage_groups", ("day", *_ALIKE, "requests", *_COUNTS, "last_used_at", "month"))
 TAG_GROUPS = Load("usage_tag_groups", ("day", "name", "value", *_ADDED))
 
-_AT, _ID = COLUMNS.index("created_at"), COLUMNS.index("id")
+_AT, _ID, _SOURCE = map(COLUMNS.index, ("created_at", "id", "usage_source"))
 _KEYS = tuple(map(COLUMNS.index, _ALIKE))
 _SUMMED = tuple(map(COLUMNS.index, _COUNTS))
 _GROUP_TAGS = GROUPS.columns.index("tags")
@@ -106,6 +110,17 @@ _COLUMN_LIST = ", ".join(COLUMNS)
 WRITE_AND_TELL = f"""INSERT INTO usage_records ({_COLUMN_LIST})
 SELECT {_COLUMN_LIST} FROM usage_staging WHERE true ORDER BY created_at, id
 ON CONFLICT (created_at, id) DO NOTHING RETURNING created_at, id"""
+# Both bounds of time, so that no partition is looked at in vain.
+FIND_HELD = f"""SELECT {", ".join(f"u.{name}" for name in COLUMNS)} FROM usage_records u
+JOIN usage_staging s ON u.created_at = s.created_at AND u.id = s.id
+WHERE u.usage_source = 'held' AND s.usage_source <> 'held'
+AND u.created_at BETWEEN $1 AND $2 ORDER BY u.created_at, u.id FOR UPDATE"""
+REPLACE_HELD = f"""UPDATE usage_records
+SET {", ".join(f"{name} = s.{name}" for name in COLUMNS if name not in {"id", "created_at"})}
+FROM usage_staging s
+WHERE usage_records.created_at = s.created_at AND usage_records.id = s.id
+AND usage_records.usage_source = 'held' AND s.usage_source <> 'held'
+AND usage_records.created_at BETWEEN $1 AND $2"""
 
 _SUM_VALUES = ", ".join(
     [
@@ -165,14 +180,26 @@ MOVE = {
 }
 
 MAKE_PARTITION = "SELECT fastgw_make_usage_partition($1)"
+PARTITIONS = """SELECT inhrelid::regclass::text AS name FROM pg_inherits
+WHERE inhparent = 'usage_records'::regclass"""
+_PARTITION = re.compile(r"usage_records_y(\d{4})m(\d{2})")
+FORGET = """DELETE FROM usage_records WHERE created_at < $1 AND (created_at, id) IN (
+SELECT created_at, id FROM usage_records WHERE created_at < $1 ORDER BY created_at, id LIMIT $2)"""
+"""What is in no month's partition: on PostgreSQL strays, on SQLite everything."""
+_FORGOTTEN_AT_ONCE = 5_000
 
 
 async def insert_batch(store: Store, records: Iterable[UsageRecord]) -> int:
-    """Write records and move the roll-ups by those that are new; give how many were new.
+    """Write records, as `insert_rows` does."""
+    return await insert_rows(store, SHAPE.fit([*records]))
 
-    At most 9,000 at once, or sums of numbers at their ceiling are too large.
+
+async def insert_rows(store: Store, rows: list[Row]) -> int:
+    """Write rows and move the roll-ups; give how many were new or took the place of held ones.
+
+    A row has the values of a record that `SHAPE` has made fit, or the journal. At most 9,000 at
+    once, or sums of numbers at their ceiling are too large.
     """
-    rows = SHAPE.fit([*records])
     if not rows:
         return 0
     rows.sort(key=_TIME_AND_ID)  # concurrent batches wait for each other's rows in one order
@@ -192,20 +219,35 @@ async def _insert(store: Store, rows: list[Row]) -> int:
 
 async def _insert_new(store: Store, rows: list[Row]) -> int:
     """Write the rows that are new; finding out which costs as much as writing them."""
-    batch = {_TIME_AND_ID(row): row for row in rows}
+    batch: dict[tuple[int, str], Row] = {}
+    for row in rows:
+        known = batch.setdefault(_TIME_AND_ID(row), row)
+        if known[_SOURCE] == "held":
+            batch[_TIME_AND_ID(row)] = row
     async with store.transaction() as tx:
         for statement in MAKE_STAGING[tx.engine]:
             await tx.execute(statement)
         await tx.load(STAGE, [*batch.values()])
-        written = await tx.fetch(WRITE_AND_TELL)
+        told = await tx.fetch(WRITE_AND_TELL)
+        written = [batch[row["created_at"], row["id"]] for row in told]
+        replaced: list[Row] = []
+        if len(written) < len(batch):
+            # Only now: every row of the batch is there, whoever wrote it, and none can go.
+            span = (rows[0][_AT], rows[-1][_AT])
+            held = await tx.fetch(FIND_HELD, *span)
+            replaced = [tuple(row[name] for name in COLUMNS) for row in held]
+            if replaced:
+                await tx.execute(REPLACE_HELD, *span)
+                written += [batch[_TIME_AND_ID(row)] for row in replaced]
         if written:
-            await _move_roll_ups(tx, [batch[row["created_at"], row["id"]] for row in written])
+            await _move_roll_ups(tx, written, replaced)
     return len(written)
 
 
-async def _move_roll_ups(tx: Session, rows: list[Row]) -> None:
-    """Add rows that were written to every roll-up."""
+async def _move_roll_ups(tx: Session, rows: list[Row], gone: Sequence[Row] = ()) -> None:
+    """Add rows that were written to every roll-up, and take off those whose place they took."""
     groups = rows_.group(rows, _AT, DAY_MS, _KEYS, _SUMMED)
+    groups += map(_negate, rows_.group([*gone], _AT, DAY_MS, _KEYS, _SUMMED))
     months = {day: month_bounds(day)[0] for day in {row[0] for row in groups}}
     groups = [(*row, months[row[0]]) for row in groups]
     for statement in MAKE_GROUPS[tx.engine]:
@@ -217,6 +259,12 @@ async def _move_roll_ups(tx: Session, rows: list[Row]) -> None:
         await tx.load(TAG_GROUPS, tagged)
     for statement in MOVE[tx.engine]:
         await tx.execute(statement, now)
+
+
+def _negate(group: Row) -> Row:
+    """Give a group that takes off what this one adds."""
+    first = 1 + len(_KEYS)
+    return (*group[:first], *(-number for number in group[first:-1]), group[-1])
 
 
 def _split_tags(groups: list[Row]) -> list[Row]:
@@ -239,6 +287,26 @@ async def ensure_partitions(db: Session, at_ms: int | None = None) -> list[str]:
     first, second = month_bounds(now_ms() if at_ms is None else at_ms)
     made = [await db.fetchval(MAKE_PARTITION, start) for start in (first, second)]
     return [name for name in made if name is not None]
+
+
+async def forget(db: Session, keep_months: int, at_ms: int) -> list[str]:
+    """Drop the records of months that ended `keep_months` or more before the present one began.
+
+    Gives the names of dropped partitions; roll-ups stay. Without partitions a piece at a time goes,
+    and the next call takes the next one.
+    """
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    months = at.year * 12 + at.month - 1 - keep_months
+    dropped = []
+    if db.engine == "postgresql":
+        for row in await db.fetch(PARTITIONS):
+            found = _PARTITION.fullmatch(row["name"])
+            if found and int(found[1]) * 12 + int(found[2]) - 1 < months:
+                await db.execute(f"DROP TABLE {found[0]}")
+                dropped.append(found[0])
+    first = datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
+    await db.execute(FORGET, int(first.timestamp()) * 1000, _FORGOTTEN_AT_ONCE)
+    return dropped
 
 
 def month_bounds(at_ms: int) -> tuple[int, int]:

@@ -75,6 +75,8 @@ AND (CAST($5 AS TEXT) IS NULL OR team_id = $5)
 AND (CAST($6 AS TEXT) IS NULL OR org_id = $6)
 AND (CAST($7 AS TEXT) IS NULL OR provider = $7)
 AND (CAST($8 AS TEXT) IS NULL OR requested_model = $8)"""
+_SOME = "HAVING sum(requests) > 0"
+"""A group whose only records were held, and settled in another, has none left."""
 GROUPS = {
     "key": "key_id",
     "user": "user_id",
@@ -87,17 +89,37 @@ GROUPS = {
 }
 SUMMARIES = {
     group: f"""SELECT {column} AS grouped, {_TOTALS} FROM usage_daily
-WHERE day >= $1 AND day < $2 {_ROLLED} GROUP BY {column} ORDER BY cost_nano DESC, grouped"""
+WHERE day >= $1 AND day < $2 {_ROLLED} GROUP BY {column} {_SOME}
+ORDER BY cost_nano DESC, grouped"""
     for group, column in GROUPS.items()
 } | {
     "month": f"""SELECT month AS grouped, {_TOTALS} FROM usage_monthly
-WHERE month >= $1 AND month < $2 {_ROLLED} GROUP BY month ORDER BY grouped""",
+WHERE month >= $1 AND month < $2 {_ROLLED} GROUP BY month {_SOME} ORDER BY grouped""",
     "total": f"""SELECT '' AS grouped, {_TOTALS} FROM usage_daily
 WHERE day >= $1 AND day < $2 {_ROLLED}""",
 }
 SUMMARY_BY_TAG = f"""SELECT name, value, {_TOTALS} FROM usage_tags_daily
 WHERE day >= $1 AND day < $2 AND (CAST($3 AS TEXT) IS NULL OR name = $3)
-GROUP BY name, value ORDER BY cost_nano DESC, name, value"""
+GROUP BY name, value {_SOME} ORDER BY cost_nano DESC, name, value"""
+
+_COUNTED = ", ".join(
+    [
+        "count(*) AS requests",
+        "CAST(COALESCE(sum(CASE WHEN status >= 400 THEN 1 ELSE 0 END), 0) AS BIGINT) AS errors",
+        *(f"CAST(COALESCE(sum({name}), 0) AS BIGINT) AS {name}" for name in SUMS[2:]),
+    ]
+)
+_OF_A_RECORD = {
+    **{name: f"COALESCE({name}, '')" for name in ("key_id", "user_id", "team_id", "org_id")},
+    "requested_model": "CASE WHEN provider = '' THEN '' ELSE requested_model END",
+    "day": f"created_at - created_at % {DAY_MS}",
+}
+RECORD_SUMMARIES = {
+    group: f"""SELECT {_OF_A_RECORD.get(column, column)} AS grouped, {_COUNTED} FROM usage_records
+WHERE {_MATCHES} GROUP BY 1 ORDER BY cost_nano DESC, grouped"""
+    for group, column in GROUPS.items()
+} | {"total": f"SELECT '' AS grouped, {_COUNTED} FROM usage_records WHERE {_MATCHES}"}
+"""By the records themselves, which alone know of status and of all tags together."""
 
 
 async def page(
@@ -131,7 +153,8 @@ async def export(db: Session, wanted: Filter) -> AsyncIterator[UsageRecord]:
 async def summary(db: Session, group_by: str, wanted: Filter) -> list[Summary]:
     """Sum up by one of GROUPS, `month`, `total`, `tag` or `tag:NAME`, in whole UTC days.
 
-    Read from the roll-ups: `status` cannot be filtered by, a tag only where tags are the groups.
+    Read from the roll-ups, or with a status or a tag from the records. A summary by tag has no
+    other filter than time.
     """
     if group_by == "tag" or group_by.startswith("tag:"):
         return await _summary_by_tag(db, group_by[4:] or None, wanted)
@@ -139,12 +162,16 @@ async def summary(db: Session, group_by: str, wanted: Filter) -> list[Summary]:
     if sql is None:
         known = ", ".join(sorted([*SUMMARIES, "tag", "tag:NAME"]))
         raise InvalidRequest(f"group_by must be one of {known}", param="group_by")
-    if wanted.status is not None or wanted.tag is not None:
-        raise InvalidRequest("a summary cannot be filtered by status or tag", param="group_by")
     since, until = _whole_days(wanted)
-    if group_by == "month":
-        since = month_bounds(since)[0]
-    rows = await db.fetch(sql, since, until, *_arguments(wanted)[2:8])
+    if wanted.status is not None or wanted.tag is not None:
+        if group_by == "month":
+            raise InvalidRequest("a summary by month has neither status nor tag", param="group_by")
+        sql = RECORD_SUMMARIES[group_by]
+        rows = await db.fetch(sql, since, until, *_arguments(wanted)[2:])
+    else:
+        if group_by == "month":
+            since = month_bounds(since)[0]
+        rows = await db.fetch(sql, since, until, *_arguments(wanted)[2:8])
     return [_summary(_group_name(group_by, row["grouped"]), row) for row in rows]
 
 

@@ -343,6 +343,7 @@ INDEXES = (
     "CREATE INDEX admin_sessions_family ON admin_sessions (family)",
     "CREATE INDEX audit_log_created ON audit_log (created_at, id)",
     "CREATE INDEX usage_records_id ON usage_records (id)",
+    "CREATE INDEX usage_records_held ON usage_records (created_at) WHERE usage_source = 'held'",
     "CREATE INDEX usage_daily_key ON usage_daily (key_id, day)",
     "CREATE INDEX usage_monthly_key ON usage_monthly (key_id, month)",
 )
