@@ -7,6 +7,7 @@ is found. Limits are so high that they refuse nothing; another key is over its o
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import importlib.util
 import json
@@ -22,6 +23,7 @@ from bench.edits import BEGUN
 from bench.governed import EDITED_KEYS, MODEL, PROVIDER_TYPE, govern
 from bench.peers.record import EVERY_ROW, Peer, Place, Running, launch
 from bench.processes import ROOT, spawn, stop, wait_for_line
+from tests import servers
 
 COMMAND = [sys.executable, "-m", "fastgw"]
 EDITS_PER_SECOND = 100
@@ -32,6 +34,7 @@ class Setting:
     """How one configuration differs from the plain one."""
 
     sqlite: bool = False
+    redis: bool = False
     workers: int = 1
     environ: tuple[tuple[str, str], ...] = ()
     edits: bool = False
@@ -49,7 +52,9 @@ def _config(place: Place, setting: Setting, url: str) -> dict[str, Any]:
         provider["ca_file"] = place.tls.authority
         server["tls"] = {"cert": place.tls.cert, "key": place.tls.key}
     deployments = [{"provider": "bench", "model": MODEL}]
+    shared = {"redis": {"url": _start_redis(place)}} if setting.redis else {}
     return {
+        **shared,
         "server": server,
         "database": {"url": url},
         "journal": {"dir": str(place.folder / "data" / "journal")},
@@ -57,6 +62,20 @@ def _config(place: Place, setting: Setting, url: str) -> dict[str, Any]:
         "providers": [provider],
         "models": [{"name": MODEL, "deployments": deployments}],
     }
+
+
+def _start_redis(place: Place) -> str:
+    """Start a Redis on the other core; it ends with this process."""
+    server = servers.Redis()
+    server.launch()
+    atexit.register(server.close)
+    others = os.sched_getaffinity(0) - {place.core}
+    for pid in (
+        server.pid,
+        *(int(task.name) for task in Path(f"/proc/{server.pid}/task").iterdir()),
+    ):
+        os.sched_setaffinity(pid, others)
+    return server.url
 
 
 def _environment(folder: Path, setting: Setting) -> dict[str, str]:
@@ -151,6 +170,8 @@ PEERS = (
           frozenset({"json-64", "paced"})),
     _peer("fastgw-2", Setting(workers=2), "two workers on that one core",
           frozenset({"json-64", "paced"})),
+    _peer("fastgw-redis", Setting(redis=True), "limits and budgets in Redis on the other core",
+          frozenset({"json-64", "stream-1", "paced", "refused"})),
     _peer("fastgw-edits", Setting(edits=True), f"{EDITS_PER_SECOND} key edits a second beside",
           frozenset({"json-64", "paced"})),
 )  # fmt: skip

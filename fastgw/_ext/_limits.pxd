@@ -202,15 +202,37 @@ cdef class Budget(Meter):
 
 
 @cython.final
+cdef class Shared(Meter):
+    """A meter that is kept elsewhere, for many workers: what was last heard of it."""
+
+    cdef readonly object key
+    cdef readonly int kind
+    cdef readonly long long window_us
+    cdef public long long burst
+    cdef readonly str period
+    cdef public bint hard
+    cdef public bint loaded
+    cdef public long long spent
+    cdef readonly long long left
+    cdef readonly long long reset_at  # -1: never
+    cdef public long long escrow  # what this worker may spend without asking
+    cdef public long long wish  # what it would like to have of that
+
+    cpdef void hear(self, long long now, long long left, long long reset) noexcept
+
+
+@cython.final
 cdef class Guard:
     """Every meter that applies to one kind of request, reserved from in one step."""
 
     cdef readonly tuple meters
+    cdef public object keeper  # who keeps its meters; None: they are kept here
     cdef Py_ssize_t count
     cdef readonly bint wants_tokens
     cdef readonly bint wants_money
 
     cpdef Reservation reserve(self, long long now, long long tokens, long long nano)
+    cpdef Reservation admit(self, str id, long long at, long long tokens, long long nano)
     cpdef tuple refusal(self, long long now, long long tokens, long long nano)
     cpdef bytes fields(self, long long now)
     cdef long long latest(self, long long now) noexcept
@@ -229,13 +251,17 @@ cdef class Reservation:
     """What one exchange holds until it is settled or released, once."""
 
     cdef readonly Guard guard
+    cdef readonly str id  # where it is kept by others, else None
     cdef readonly long long at_us
-    cdef readonly long long tokens
-    cdef readonly long long nano
+    cdef public long long tokens
+    cdef public long long nano
     cdef readonly bint open
     cdef unsigned long long forgone
     cdef list later  # (when, tokens) of each extension; None: there was none
 
+    cdef void close(
+        self, long long now, long long requests, long long tokens, long long nano
+    ) noexcept
     cdef bint lets_go(self, Py_ssize_t index) noexcept
     cpdef bint extend(self, long long now, long long tokens, long long nano)
     cpdef void settle(self, long long now, long long tokens, long long nano) noexcept
@@ -309,8 +335,10 @@ cdef class Slices:
     cdef readonly bint cut
     cdef long long most
     cdef long long output_pico
+    cdef long long asked  # for so much more, and who keeps the meters has not answered
     cdef readonly long long choices
 
+    cpdef void heard(self, bint room) noexcept
     cpdef bint go_on(self, long long now, long long delivered)
     cdef long long reach(self, long long tokens) noexcept
     cdef void draw_line(self) noexcept

@@ -86,6 +86,40 @@ class Budget(Meter):
     def starts_us(self, now: int, /) -> int:
         """Give when the period began, in epoch microseconds."""
 
+class Shared(Meter):
+    """A meter that is kept elsewhere, for many workers: what was last heard of it."""
+
+    key: Any
+    kind: int
+    window_us: int
+    burst: int
+    period: str
+    hard: bool
+    loaded: bool
+    spent: int
+    left: int
+    reset_at: int
+    """-1: never."""
+    escrow: int
+    """What this worker may spend without asking."""
+    wish: int
+    """What it would like to have of that."""
+
+    def hear(self, now: int, left: int, reset: int, /) -> None:
+        """Note what is left, and how long until all of it is there again; -1: never."""
+
+    def __init__(
+        self,
+        key: Any,
+        kind: int,
+        metric: int,
+        limit: int,
+        window_us: int = 0,
+        burst: int = 0,
+        hard: bool = True,
+        period: str = "",
+    ) -> None: ...
+
 class Guard:
     """Every meter that applies to one kind of request, reserved from in one step."""
 
@@ -101,6 +135,12 @@ class Guard:
     @property
     def wants_money(self) -> bool:
         """Whether one of them is a budget."""
+
+    keeper: Any
+    """Who keeps its meters; None: they are kept here."""
+
+    def admit(self, name: str, at: int, tokens: int, nano: int, /) -> Reservation:
+        """Give the reservation that the keeper of the meters has made under this id."""
 
     def reserve(self, now: int, tokens: int, nano: int, /) -> Reservation | None:
         """Take from every meter, or from none: then the answer is None and nothing has changed."""
@@ -131,12 +171,13 @@ class Reservation:
         """When it was made."""
 
     @property
-    def tokens(self) -> int:
-        """Tokens it holds."""
+    def id(self) -> str | None:
+        """Where it is kept by others, else None."""
 
-    @property
-    def nano(self) -> int:
-        """Nano-dollars it holds."""
+    tokens: int
+    """Tokens it holds."""
+    nano: int
+    """Nano-dollars it holds."""
 
     @property
     def open(self) -> bool:

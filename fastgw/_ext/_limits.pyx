@@ -435,6 +435,52 @@ cdef class Budget(Meter):
         return self.reserved == 0
 
 
+@cython.final
+cdef class Shared(Meter):
+    def __init__(
+        self,
+        key,
+        int kind,
+        int metric,
+        long long limit,
+        long long window_us=0,
+        long long burst=0,
+        bint hard=True,
+        str period="",
+    ):
+        self.key = key
+        self.kind = kind
+        self.metric = metric
+        self.limit = limit
+        self.window_us = window_us
+        self.burst = burst
+        self.hard = hard
+        self.period = period
+        self.left = limit
+
+    cpdef void hear(self, long long now, long long left, long long reset) noexcept:
+        """Note what is left, and how long until all of it is there again; -1: never."""
+        self.latest = now
+        self.left = left
+        self.reset_at = -1 if reset < 0 else now + reset
+
+    cpdef long long remaining(self, long long now) noexcept:
+        """Give how much was left."""
+        return self.left
+
+    cpdef long long reset_us(self, long long now) noexcept:
+        """Give how long until all of it is there again; -1: never."""
+        return -1 if self.reset_at < 0 else later(self.reset_at - now, 0)
+
+    cpdef long long retry_us(self, long long now, long long amount) noexcept:
+        """Give how long until `amount` fits, by what was last heard; 0: it does, -1: never."""
+        return 0 if amount <= self.left or not self.hard else self.reset_us(now)
+
+    cpdef bint idle(self, long long now) noexcept:
+        """Tell whether it holds nothing: what is kept elsewhere stays there."""
+        return self.escrow == 0
+
+
 cdef inline Meter meter_at(tuple meters, Py_ssize_t index):
     return <Meter>PyTuple_GET_ITEM(meters, index)
 
@@ -488,6 +534,17 @@ cdef class Guard:
         for index in range(self.count):
             meter = meter_at(self.meters, index)
             meter.take(now, share(meter.metric, 1, tokens, 1, nano))
+        held.open = True
+        return held
+
+    cpdef Reservation admit(self, str id, long long at, long long tokens, long long nano):
+        """Give the reservation that the keeper of the meters has made under this id."""
+        cdef Reservation held = Reservation.__new__(Reservation)
+        held.guard = self
+        held.id = id
+        held.at_us = at
+        held.tokens = later(tokens, 0)
+        held.nano = later(nano, 0)
         held.open = True
         return held
 
@@ -622,8 +679,19 @@ cdef class Reservation:
 
     def __dealloc__(self):
         if self.open:  # nobody said what was used: what was reserved counts as used
-            self.open = False
-            self.guard.close(self, self.at_us, 1, self.tokens, self.nano)
+            self.close(self.at_us, 1, self.tokens, self.nano)
+
+    cdef void close(
+        self, long long now, long long requests, long long tokens, long long nano
+    ) noexcept:
+        self.open = False
+        if self.guard.keeper is None:
+            self.guard.close(self, now, requests, tokens, nano)
+        else:
+            self.guard.keeper.close(
+                self.guard, self.id, self.at_us, self.tokens, self.nano, requests, tokens, nano,
+                self.forgone,
+            )
 
     cdef bint lets_go(self, Py_ssize_t index) noexcept:
         return index < 64 and self.forgone >> index & 1
@@ -640,14 +708,12 @@ cdef class Reservation:
     cpdef void settle(self, long long now, long long tokens, long long nano) noexcept:
         """Say what was used. Once: what comes later does nothing."""
         if self.open:
-            self.open = False
-            self.guard.close(self, now, 1, later(tokens, 0), later(nano, 0))
+            self.close(now, 1, later(tokens, 0), later(nano, 0))
 
     cpdef void release(self, long long now) noexcept:
         """Give everything back: nothing was used."""
         if self.open:
-            self.open = False
-            self.guard.close(self, now, 0, 0, 0)
+            self.close(now, 0, 0, 0)
 
     cpdef void forgo(self, Py_ssize_t index, long long now) noexcept:
         """Give back what was taken from one meter of the guard, which turned out not to apply."""
@@ -657,6 +723,8 @@ cdef class Reservation:
         if self.forgone >> index & 1:
             return
         self.forgone |= <unsigned long long>1 << index
+        if self.guard.keeper is not None:
+            return  # it is told when the reservation is closed
         meter = meter_at(self.guard.meters, index)
         if meter.metric == TOKENS and self.later is not None:
             self.guard.correct_tokens(meter, self, now, 0)
@@ -918,20 +986,32 @@ cdef class Slices:
         else:
             self.line = self.reach(self.covered - min(MARGIN * self.choices, self.covered // 4))
 
+    cpdef void heard(self, bint room) noexcept:
+        """Take the answer of who keeps the meters."""
+        if room:
+            self.covered += self.asked
+            self.draw_line()
+        self.asked = 0
+
     cpdef bint go_on(self, long long now, long long delivered):
         """Tell whether a stream may go on of which so much has passed, as the tap counts it.
 
-        At the line another slice is reserved. Without room for one the stream goes on to the end
-        of what it has, and is asked again on the way; False: it has come there.
+        At the line another slice is reserved. Without room for one, or while others are asked for
+        it, the stream goes on to the end of what it has, and it is tried again on the way; False:
+        it has come there.
         """
         cdef long long more, left
         while delivered >= self.line:
             more = many(self.tariff.lengths.slice, self.choices)
             if self.most >= 0:
                 more = min(more, self.most - self.covered)
-            if self.held.extend(
-                now, more, nano_of(0, 0, more, self.output_pico, 0)
-            ):
+            if self.held.guard.keeper is not None:
+                if self.asked == 0:
+                    self.asked = more
+                    self.held.guard.keeper.extend(
+                        self.held, more, nano_of(0, 0, more, self.output_pico, 0), self.heard
+                    )
+            elif self.held.extend(now, more, nano_of(0, 0, more, self.output_pico, 0)):
                 self.covered += more
                 self.draw_line()
                 continue

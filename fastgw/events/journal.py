@@ -113,6 +113,23 @@ class Segments:
                 left = self.journal.take_left()
                 await asyncio.to_thread(self._sync, left)
 
+    async def flush(self) -> None:
+        """Wait until the loader has taken in everything written so far."""
+        serial, end = self.journal.serial, self.journal.end
+        while any(self._unread(serial, end)):  # noqa: ASYNC110 - files tell nobody
+            await asyncio.sleep(_LOOK_S / 2)
+
+    def _unread(self, last: int, end: int) -> Iterator[bool]:
+        """Tell of each segment whether the loader has something to read before this place."""
+        for path in self._folder.glob(f"{self._name}.*{SEG}"):
+            serial = int(path.name.rpartition(".")[0].rpartition(".")[2])
+            with suppress(FileNotFoundError):
+                loaded = read_loaded(path)
+                if serial == last:
+                    yield max(loaded & ~1, lines.HEADER) < end
+                elif serial < last:
+                    yield not loaded & 1
+
     def close(self) -> None:
         """Sync and let go; what is written belongs to the loader."""
         if self._lock >= 0:

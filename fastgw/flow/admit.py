@@ -16,8 +16,8 @@ from fastgw._ext.killpoints import reach
 from fastgw.domain import Alias, Principal
 from fastgw.errors import InvalidJSON, InvalidRequest
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange, LoadSpend
-from fastgw.flow.limits import refusal
+from fastgw.flow.exchange import Exchange, LoadSpend, Reserve
+from fastgw.flow.limits import is_budget, refusal
 from fastgw.wire import json
 
 POLICY_KEYS = frozenset(
@@ -60,13 +60,15 @@ _SCAN_MESSAGES = {
 }
 
 
-def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None:
+def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | Reserve | None:
     """Read the body's policy fields, check that the key may use the model, and reserve.
 
     Reserving comes last, so that what is refused for another reason holds nothing.
     """
     principal = exchange.principal
     assert principal is not None
+    if exchange.model is not None and exchange.reservation is not None:
+        return None  # what there was to wait for has come
     exchange.body = body
     exchange.spans = spans = _scan(body)
     name = _read(exchange, b"model")
@@ -92,9 +94,11 @@ def admit(exchange: Exchange, context: Context, body: bytes) -> LoadSpend | None
     return _reserve(exchange, context)
 
 
-def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
+def _reserve(exchange: Exchange, context: Context) -> LoadSpend | Reserve | None:
     """Take from every limit and budget that applies, or from none and refuse."""
-    if exchange.reservation is not None:  # the fast lane has reserved already
+    if exchange.reservation is not None:  # by the fast lane, or by who keeps the meters
+        if exchange.slices is None:
+            _slice(exchange, exchange.reservation)
         return None
     principal, model, limiter = exchange.principal, exchange.model, context.limiter
     assert principal is not None
@@ -104,26 +108,23 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     exchange.guard = guard
     if not guard.meters:
         return None
-    unread = tuple(m for m in guard.meters if isinstance(m, limits.Budget) and not m.loaded)
+    unread = tuple(m for m in guard.meters if is_budget(m) and not m.loaded)
     if unread:
         return LoadSpend(unread)
     tokens = nano = 0
     free = exchange.free
-    if not free and any(isinstance(m, limits.Budget) and m.hard for m in guard.meters):
+    if not free and any(is_budget(m) and m.hard for m in guard.meters):
         limiter.check_priced(model)
     if not free and (guard.wants_tokens or guard.wants_money):
         if guard.wants_money:
             exchange.flat_nano = limiter.flat_nano
         exchange.tariff = limiter.tariff(model, exchange.endpoint, exchange.service)
         tokens, nano = amounts(exchange, exchange.most_output)
+    if exchange.explanation is not None and _look(exchange, guard, tokens, nano):
+        return None
+    if guard.keeper is not None:
+        return Reserve(exchange, tokens, nano)
     now = limits.now_us()
-    if exchange.explanation is not None:
-        exchange.explanation.look(guard, now, tokens, nano)
-        if exchange.explanation.dry:
-            refused = refusal(guard, now, tokens, nano, None)
-            if refused is not None:
-                raise refused
-            return None
     exchange.reservation = guard.reserve(now, tokens, nano)
     if exchange.reservation is None and limiter.terms.clamps:
         clamp(exchange, now)
@@ -135,6 +136,19 @@ def _reserve(exchange: Exchange, context: Context) -> LoadSpend | None:
     if reach is not None:
         reach("after_reserve")
     return None
+
+
+def _look(exchange: Exchange, guard: limits.Guard, tokens: int, nano: int) -> bool:
+    """Note how limits and budgets stand; True: that was all, on a dry run they are not touched."""
+    explanation, now = exchange.explanation, limits.now_us()
+    assert explanation is not None
+    explanation.look(guard, now, tokens, nano)
+    if not explanation.dry:
+        return False
+    refused = refusal(guard, now, tokens, nano, None)
+    if refused is not None:
+        raise refused
+    return True
 
 
 def _slice(exchange: Exchange, held: limits.Reservation) -> None:

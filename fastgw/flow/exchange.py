@@ -33,7 +33,18 @@ class LoadKey(msgspec.Struct, frozen=True):
 class LoadSpend(msgspec.Struct, frozen=True):
     """Wait: what was spent of these budgets before must be read from the store."""
 
-    budgets: tuple[limits.Budget, ...]
+    budgets: tuple[limits.Budget | limits.Shared, ...]
+
+
+class Reserve(msgspec.Struct, frozen=True):
+    """Wait: whoever keeps the meters of the exchange's guard must be asked for so much of them.
+
+    The exchange gets its reservation, or what stands in the way is raised.
+    """
+
+    exchange: Exchange
+    tokens: int
+    nano: int
 
 
 class KeepDecision(msgspec.Struct, frozen=True):
@@ -44,7 +55,7 @@ class KeepDecision(msgspec.Struct, frozen=True):
     decision: bytes
 
 
-Wait = LoadKey | LoadSpend | KeepDecision
+Wait = LoadKey | LoadSpend | Reserve | KeepDecision
 """What a stage may wait for."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, TypeGuard
 
 import msgspec
 
@@ -19,9 +20,10 @@ from fastgw.domain import Model, Price, Principal, usd
 from fastgw.errors import BudgetReserved, GatewayError, InsufficientQuota, NotAllowed, RateLimited
 from fastgw.flow.exchange import Exchange
 from fastgw.flow.rules import MONEY, Rule, Rules, facts_of
+from fastgw.flow.shared import adjust, make_meter
 from fastgw.metrics import Metrics
 
-Meter = limits.Window | limits.Bucket | limits.Slots | limits.Budget
+Meter = limits.Window | limits.Bucket | limits.Slots | limits.Budget | limits.Shared
 
 TOKENS = 1
 """The metric of meters that count tokens."""
@@ -62,12 +64,28 @@ class Learnt:
         self.lengths = limits.Lengths()
 
 
+class Stands(msgspec.Struct, frozen=True):
+    """A meter that refused, for so long: microseconds, -1 for ever."""
+
+    meter: limits.Shared
+    wait: int
+
+
+class Keeper(Protocol):
+    """Who keeps meters for many workers."""
+
+    def give_back(self, meter: limits.Meter, /) -> None:
+        """Let go of what is put aside of a meter nobody needs."""
+
+
 class Limiter:
     """The meters of all rules, made as they are needed."""
 
     def __init__(self, rules: Rules | None = None) -> None:
         self.rules = rules or Rules()
         self.terms = Terms()
+        self.keeper: Keeper | None = None
+        """Who keeps the meters; None: they are kept here. Set before any is made."""
         self._meters: dict[tuple[str, str], Meter] = {}
         self._values: Counter[str] = Counter()
         """How many meters rules about chosen values have."""
@@ -114,11 +132,13 @@ class Limiter:
             paying = self.rules.matching(facts_of(payer, model, providers, tags))
             matching = [pair for pair in matching if pair[0].metric != MONEY]
             matching += [pair for pair in paying if pair[0].metric == MONEY]
-        return limits.Guard(tuple(self._meter(rule, value) for rule, value in matching))
+        guard = limits.Guard(tuple(self._meter(rule, value) for rule, value in matching))
+        guard.keeper = self.keeper
+        return guard
 
-    def budgets(self) -> Iterator[limits.Budget]:
+    def budgets(self) -> Iterator[limits.Budget | limits.Shared]:
         """Give the budgets that somebody has met so far."""
-        return (m for m in list(self._meters.values()) if isinstance(m, limits.Budget))
+        return (m for m in list(self._meters.values()) if is_budget(m))
 
     def sweep(self, now: int) -> None:
         """Let go of some meters that nobody asked for a while and that hold nothing."""
@@ -127,7 +147,11 @@ class Limiter:
         batch, self._unswept = self._unswept[-_SWEPT:], self._unswept[:-_SWEPT]
         for key in batch:
             meter = self._meters.get(key)
-            if meter is None or now - meter.latest < _IDLE_US or not meter.idle(now):
+            if meter is None or now - meter.latest < _IDLE_US:
+                continue
+            if not meter.idle(now):
+                if self.keeper is not None:
+                    self.keeper.give_back(meter)
                 continue
             chosen = meter.rule.chosen
             del meter
@@ -192,9 +216,13 @@ class Limiter:
             meter = self._meters.get((rule.id, value))
         if meter is None:
             self._values[rule.id] += rule.chosen
-            meter = self._meters[rule.id, value] = _make(rule)
-            meter.rule = rule
-            meter.value = value
+            if self.keeper is not None:
+                meter = make_meter(rule, value)
+            else:
+                meter = _make(rule)
+                meter.rule = rule
+                meter.value = value
+            self._meters[rule.id, value] = meter
         return meter
 
     def _learnt_of(self, name: str) -> Learnt:
@@ -214,7 +242,15 @@ def _make(rule: Rule) -> Meter:
     return limits.Window(number, window_us, rule.metric)
 
 
+def is_budget(meter: limits.Meter) -> TypeGuard[limits.Budget | limits.Shared]:
+    """Tell whether it counts money."""
+    return bool(meter.rule.metric == MONEY)
+
+
 def _adjust(meter: Meter, rule: Rule) -> Meter:
+    if isinstance(meter, limits.Shared):
+        adjust(meter, rule)
+        return meter
     meter.rule = rule
     meter.limit = min(rule.limit, _MOST_NUMBER)
     if isinstance(meter, limits.Bucket):
@@ -292,12 +328,17 @@ def refusal(
     None: it would after all.
     """
     meter, wait = guard.refusal(now, tokens, nano)
-    if meter is None:
-        return None
+    return None if meter is None else refusal_by(meter, wait, tokens, nano, metrics)
+
+
+def refusal_by(
+    meter: limits.Meter, wait: int, tokens: int, nano: int, metrics: Metrics | None
+) -> GatewayError:
+    """Give the error for a meter that stands in the way for so long (-1: for ever); count it."""
     rule: Rule = meter.rule
     after = None if wait < 0 else wait / 1e6
     whom = f"{rule.scope} {meter.value or rule.match}" if rule.scope != "global" else "everybody"
-    if not isinstance(meter, limits.Budget):
+    if not is_budget(meter):
         if metrics is not None:
             metrics.rate_limited[rule.scope].add(1)
         return _rate_limited(rule, whom, after, tokens)

@@ -14,6 +14,7 @@ cdef class Client(Deadline):
 
     cdef readonly object transport
     cdef readonly str address
+    cdef bint full  # it does not keep up
 
     cdef object write(self, bytes data)
     cdef object turn_over(self, bint last)

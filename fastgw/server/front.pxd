@@ -18,7 +18,6 @@ cdef class Front(Client):
     cdef int looks
     cdef bint looping
     cdef bint deaf  # nothing is read
-    cdef bint full  # the client does not keep up
     cdef bint told  # and aiohttp knows
     cdef Request *partial
 

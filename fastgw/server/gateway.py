@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import select
 import socket
 import ssl
@@ -26,8 +27,9 @@ from fastgw.errors import Draining, GatewayError, InvalidAPIKey, StoreUnavailabl
 from fastgw.events.journal import Place, Segments, wait_for_leftovers
 from fastgw.flow.context import Context
 from fastgw.flow.directory import Directory
-from fastgw.flow.exchange import KeepDecision, LoadKey, LoadSpend, Wait
+from fastgw.flow.exchange import KeepDecision, LoadKey, LoadSpend, Reserve, Wait
 from fastgw.flow.keys import KeyCache
+from fastgw.flow.limits import Stands, refusal_by
 from fastgw.metrics import Exposition, Metrics
 from fastgw.server.changes import Changes
 from fastgw.server.checks import server_context
@@ -35,6 +37,7 @@ from fastgw.server.door import Door
 from fastgw.server.http import GatewayServer, Handler, name_server
 from fastgw.server.idempotency import Idempotency
 from fastgw.server.jobs import Jobs
+from fastgw.server.keeper import Keeper
 from fastgw.server.lanes import make_fast_lane
 from fastgw.server.listen import BACKLOG
 from fastgw.server.protocol import Patience
@@ -47,6 +50,7 @@ from fastgw.server.standard import StandardLane
 from fastgw.server.tasks import cancel, spawn
 from fastgw.server.tokenizer import Tokenizer
 from fastgw.storage import open_store
+from fastgw.storage.redis import parse
 from fastgw.storage.sql import decisions
 from fastgw.storage.sql import keys as key_rows
 from fastgw.upstream import Pool
@@ -60,6 +64,9 @@ _TICK_S = 0.05
 _HANDLES = 8
 """Of a listening socket, in one worker."""
 _MOST_TURNS = 1000
+_REDIS_S = 2.0
+"""How long a start waits for Redis; it may come later."""
+_MOST_LOADS = 3
 _LANES = "fastgw_lane_total"
 
 
@@ -118,13 +125,16 @@ class Gateway:
             journal=self._segments.journal,
         )
         self._changes.payers = lambda: self.context.directory.payers
+        self._make_keeper()
         self.tokenizer = Tokenizer(self._secrets.folder)
         self._stack.push_async_callback(self.tokenizer.close)
         self.recounts = Recounts(self.tokenizer, lambda: self.context)
         self._stack.push_async_callback(self.recounts.settled)
         self.context.count_later = self.recounts.take
         self.context.limiter.replace(await read_rules(settings, self.store))
-        self._spend = Spend(self.store, self.context.limiter, lambda: self.context.directory)
+        self._spend = Spend(
+            self.store, self.context.limiter, lambda: self.context.directory, self.keeper
+        )
         self._jobs = Jobs(self.store, settings)
         self._idempotency = Idempotency(self.store, settings.idempotency)
         self._pool = Pool(asyncio.get_running_loop())
@@ -150,11 +160,32 @@ class Gateway:
         for each in (self._segments.run(), self._segments.sync()):
             self._stack.push_async_callback(cancel, spawn(each, "journal"))
         await wait_for_leftovers(self._place.folder)
+        if self.keeper is not None:
+            self._stack.push_async_callback(cancel, spawn(self.keeper.run(), "redis"))
+            self._stack.push_async_callback(self.keeper.leave)
+            await self.keeper.wait_until_up(_REDIS_S)
         self._stack.push_async_callback(cancel, spawn(self._changes.run(), "changes"))
         self._stack.push_async_callback(cancel, spawn(self._spend.run(), "spend"))
         self._stack.push_async_callback(cancel, spawn(self._idempotency.run(), "idempotency"))
         if self._number == 0:
             self._stack.push_async_callback(cancel, spawn(self._jobs.run(), "jobs"))
+
+    def _make_keeper(self) -> None:
+        """Let Redis keep limits and budgets, where there is one."""
+        redis = self.settings.redis
+        self.keeper: Keeper | None = None
+        if redis.url is None:
+            return
+        place = f"{socket.gethostname()}:{self.folder.resolve()}:{self._number}"
+        self.keeper = Keeper(
+            parse(redis.url.reveal()),
+            instance=self.context.ids.next(),
+            place=hashlib.blake2b(place.encode(), digest_size=12).hexdigest(),
+            workers=self.settings.server.workers,
+            on_failure=redis.on_failure,
+            flush=self._segments.flush,
+        )
+        self.context.limiter.keeper = self.keeper
 
     async def _make_servers(self) -> None:
         """Make the data plane's server, and the admin API's: the same one, or one of its own."""
@@ -291,6 +322,8 @@ class Gateway:
         """Fetch what a stage waits for."""
         if isinstance(wait, LoadSpend):
             await self._spend.load(wait.budgets)
+        elif isinstance(wait, Reserve):
+            await self._reserve(wait)
         elif isinstance(wait, KeepDecision):
             await decisions.put(
                 self.store,
@@ -300,6 +333,26 @@ class Gateway:
             )
         else:
             await self.load_key(wait)
+
+    async def _reserve(self, wait: Reserve) -> None:
+        """Ask whoever keeps the meters; raises what stands in the way."""
+        exchange, keeper = wait.exchange, self.keeper
+        assert keeper is not None
+        assert exchange.guard is not None
+        for _ in range(_MOST_LOADS):
+            outcome = await keeper.wait(exchange.guard, exchange.id, wait.tokens, wait.nano)
+            if isinstance(outcome, LoadSpend):  # Redis has lost what it knew
+                for budget in outcome.budgets:
+                    budget.loaded = False
+                await self._spend.load(outcome.budgets)
+            elif isinstance(outcome, Stands):
+                raise refusal_by(outcome.meter, outcome.wait, wait.tokens, wait.nano, self.metrics)
+            elif isinstance(outcome, GatewayError):
+                raise outcome
+            else:
+                exchange.reservation = outcome
+                return
+        raise StoreUnavailable("limits and budgets cannot be checked right now", retry_after=1)
 
     async def load_key(self, wait: LoadKey) -> None:
         """Read a principal into the cache; concurrent requests for one key read it once."""
@@ -339,6 +392,9 @@ class Gateway:
             reasons.append("draining")
         if not self._changes.store_ok:
             reasons.append("database unavailable")
+        keeper = self.keeper
+        if keeper is not None and keeper.on_failure == "deny" and not keeper.available:
+            reasons.append("redis unavailable")
         if self._segments.fault is not None:
             reasons.append("journal cannot grow")
         return reasons
@@ -355,7 +411,7 @@ class Gateway:
             "uptime_s": int(time.time() - self._started_at),
             "worker": self._number,
             "store": {"engine": self.store.engine, "available": self._changes.store_ok},
-            "limits": "in process",
+            "limits": "in process" if self.keeper is None else self.keeper.describe(),
             "journal": {"mode": self.settings.journal.mode, **self._segments.describe()},
             "keys": {"cached": len(self.context.keys)},
             "in_flight": sum(lane.in_flight for lane in self._lanes()),

@@ -6,8 +6,8 @@ from fastgw.domain import Model, Principal
 from fastgw.errors import GatewayError, InvalidAPIKey
 from fastgw.flow.account import account
 from fastgw.flow.context import Context
-from fastgw.flow.exchange import Exchange
-from fastgw.flow.limits import refusal
+from fastgw.flow.exchange import Exchange, LoadSpend
+from fastgw.flow.limits import Stands, refusal, refusal_by
 from fastgw.flow.plan import Plan, Refusal
 from fastgw.server.endpoints import hot_targets
 from fastgw.server.replies import error_bytes
@@ -56,6 +56,28 @@ def refuse_limited(
     exchange.guard = plan.guard
     exchange.stream = stream
     return _end(context, exchange, error)
+
+
+def refuse_shared(
+    context: Context, plan: Plan, id: str, label: str | None,  # noqa: A002
+    created_at: int, started: int, stream: bool, tokens: int, nano: int,
+    outcome: Stands | LoadSpend | GatewayError,
+) -> bytes | None:  # fmt: skip
+    """Refuse what the keeper of limits and budgets does not let through.
+
+    None: something has to be read first.
+    """
+    if isinstance(outcome, LoadSpend):
+        return None
+    if isinstance(outcome, Stands):
+        outcome = refusal_by(outcome.meter, outcome.wait, tokens, nano, context.metrics)
+    exchange = Exchange(id, plan.endpoint, plan.client_api, {})
+    exchange.request_id = label or id
+    exchange.created_at, exchange.started = created_at, started
+    exchange.principal, exchange.model = plan.principal, plan.model
+    exchange.requested_model, exchange.tags = plan.requested_model, plan.tags
+    exchange.guard, exchange.stream = plan.guard, stream
+    return _end(context, exchange, outcome)
 
 
 def _begin(

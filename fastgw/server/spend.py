@@ -18,8 +18,11 @@ from fastgw.errors import StoreUnavailable
 from fastgw.flow.directory import Directory
 from fastgw.flow.limits import Limiter
 from fastgw.flow.rules import Rule
+from fastgw.server.keeper import Keeper
 from fastgw.storage import Store
 from fastgw.storage.sql import spend
+
+Budget = limits.Budget | limits.Shared
 
 log = structlog.get_logger(__name__)
 
@@ -31,14 +34,21 @@ _TURNS = 5
 class Spend:
     """Keeps the budgets of one limiter true to the store."""
 
-    def __init__(self, store: Store, limiter: Limiter, directory: Callable[[], Directory]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limiter: Limiter,
+        directory: Callable[[], Directory],
+        keeper: Keeper | None = None,
+    ) -> None:
         self._store = store
+        self._keeper = keeper
         self._limiter = limiter
         self._directory = directory
         self._loading = asyncio.Lock()
         """Many requests meet a new budget at once; one of them reads it."""
 
-    async def load(self, budgets: Iterable[limits.Budget]) -> None:
+    async def load(self, budgets: Iterable[Budget]) -> None:
         """Read what was spent of budgets that are met for the first time."""
         async with self._loading:
             for budget in budgets:
@@ -47,7 +57,7 @@ class Spend:
 
     async def refresh(self) -> None:
         """Read all budgets again, a rule at a time."""
-        by_rule: dict[str, list[limits.Budget]] = {}
+        by_rule: dict[str, list[Budget]] = {}
         for budget in self._limiter.budgets():
             if budget.loaded:
                 by_rule.setdefault(budget.rule.id, []).append(budget)
@@ -71,18 +81,30 @@ class Spend:
             except Exception:
                 log.exception("budgets_not_refreshed")  # the next turn tries again
 
-    async def _read(self, rule: Rule, budgets: list[limits.Budget], value: str | None) -> None:
-        begins = budgets[0].starts_us(limits.now_us()) // 1000
+    async def _read(self, rule: Rule, budgets: list[Budget], value: str | None) -> None:
+        begins = self._begins_ms(budgets[0])
         spent = await read_spend(self._store, rule, begins, self._directory().aliases, value)
         for budget in budgets:
-            if budget.starts_us(limits.now_us()) // 1000 != begins:
-                budget.loaded = True  # it turned over meanwhile: nothing is spent yet
-                continue
             total = spent.get(budget.value, 0)
             if rule.shared:
                 total = sum(nano for of, nano in spent.items() if rule.covers(of))
+            if isinstance(budget, limits.Shared):
+                assert self._keeper is not None
+                self._keeper.spent(budget, begins * 1000, total)
+                continue
+            if self._begins_ms(budget) != begins:
+                budget.loaded = True  # it turned over meanwhile: nothing is spent yet
+                continue
             budget.spent = max(budget.spent, total)
             budget.loaded = True
+
+    def _begins_ms(self, budget: Budget) -> int:
+        """Give when its period began: by the clock of who keeps it."""
+        if isinstance(budget, limits.Shared):
+            assert self._keeper is not None
+            clock = limits.Budget(0, budget.period)
+            return clock.starts_us(limits.now_us() + self._keeper.skew_us) // 1000
+        return budget.starts_us(limits.now_us()) // 1000
 
 
 async def read_spend(

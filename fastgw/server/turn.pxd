@@ -1,7 +1,7 @@
 """Types of `turn.pyx`: one exchange in the fast lane."""
 
 from fastgw._ext._http1 cimport Head
-from fastgw._ext._limits cimport Reservation, Slices
+from fastgw._ext._limits cimport Amounts, Reservation, Slices
 from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens
 from fastgw.flow.plan cimport Leg, Plan
@@ -27,6 +27,8 @@ cdef class Turn(Sink):
     cdef Reservation reservation
     cdef Slices slices
     cdef bytes first_events
+    cdef Amounts amounts
+    cdef bint admitting  # limits and budgets are kept elsewhere, and the answer is not there yet
     cdef Py_ssize_t kept  # of the journal, for the closing line
     cdef long long estimated
     cdef bytes request
@@ -51,6 +53,7 @@ cdef class Turn(Sink):
     cdef object leave(self)
     cdef object stop(self, object error)
 
+    cdef bint write_open_line(self)
     cdef object send(self, const unsigned char *at, Py_ssize_t size, void *order)
     cdef int put_body(
         self, const unsigned char *at, Py_ssize_t size, Edit *edits, int count

@@ -16,6 +16,7 @@ from fastgw._ext._estimate cimport Family, meter_tokens, picture_tokens
 from fastgw._ext._http1 cimport Head
 from fastgw._ext._journal cimport Closing
 from fastgw._ext._limits cimport Amounts, Reservation, Slices, now_us
+from fastgw._ext._request cimport read_request
 from fastgw._ext._scan cimport FINE, Names, Span, compiled_names, find_spans, skip_space
 from fastgw._ext._sse cimport Tap
 from fastgw._ext._usage cimport Tokens, cost_of, read_event_usage, read_usage, take_prices
@@ -33,7 +34,7 @@ from fastgw.flow.relay import HELD as HELD_BYTES
 from fastgw.flow.relay import end_short as ending_of
 from fastgw.providers.relay import LARGEST_EVENT as LARGEST
 from fastgw.server.carry import Carry
-from fastgw.server.refuse import refuse_key, refuse_limited, refuse_model
+from fastgw.server.refuse import refuse_key, refuse_limited, refuse_model, refuse_shared
 from fastgw.wire.shapes import KEEP_ALIVE, shapes
 
 cdef inline long long monotonic_ns() noexcept nogil:
@@ -324,6 +325,7 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     cdef Reservation reservation = None
     cdef Amounts amounts = Amounts(0, 0)
     cdef long long estimated = -1, beside = 0
+    cdef bint asks = plan.guard is not None and plan.guard.keeper is not None
     if plan.guard is not None:
         if plan.tariff is not None:
             estimated = (<Family>plan.family).estimate(body, size)
@@ -331,8 +333,9 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
             amounts = plan.tariff.bound(
                 estimated, beside, size, order.most, order.choices, order.stream
             )
-        reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
-        if reservation is None:
+        if not asks:
+            reservation = plan.guard.reserve(now_us(), amounts.tokens, amounts.nano)
+        if reservation is None and not asks:
             lane.reason = "limited"
             answer(lane, client, True, refuse_limited(
                 lane.context, target, read_label(lane, head), now_ms, started, plan, order.stream,
@@ -343,16 +346,6 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     turn.leg = choose(lane, plan)
     turn.id = lane.ids.next()
     turn.label = read_label(lane, head)
-    if lane.journal is not None:
-        turn.kept = lane.journal.c_open(
-            turn.leg.who, turn.id, turn.label, now_ms, order.stream, amounts.nano, amounts.tokens,
-            max(estimated, 0),
-        )
-        if not turn.kept:
-            if reservation is not None:
-                reservation.release(now_us())
-            lane.reason = "journal"
-            return None
     turn.lane = lane
     turn.client = client
     turn.plan = plan
@@ -366,11 +359,21 @@ cdef Turn begin_turn(FastLane lane, Client client, bytes data):
     if reservation is not None and order.stream and plan.tariff is not None:
         turn.slices = Slices(reservation, plan.tariff, order.most, order.choices)
     turn.estimated = -1 if beside else estimated  # pictures say nothing about text
+    turn.amounts = amounts
     turn.created_ms = now_ms
     turn.started = started
+    if not asks and not turn.write_open_line():
+        lane.reason = "journal"
+        return None
     lane.gauge.add(1)
     lane.live += 1
-    turn.send(body, size, &order)
+    if asks:
+        turn.admitting = True
+        plan.guard.keeper.reserve(
+            plan.guard, turn.id, amounts.tokens, amounts.nano, turn.admitted
+        )
+    else:
+        turn.send(body, size, &order)
     return turn
 
 
@@ -444,6 +447,62 @@ cdef class Turn(Sink):
     As a deadline it is the silence towards the client: while a stream is silent for so long, a
     comment line is sent.
     """
+
+    cdef bint write_open_line(self):
+        """Tell whether the journal, if there is one, has taken the exchange; else nothing is held.
+        """
+        if self.lane.journal is None:
+            return True
+        self.kept = self.lane.journal.c_open(
+            self.leg.who, self.id, self.label, self.created_ms, self.stream, self.amounts.nano,
+            self.amounts.tokens, max(self.estimated, 0),
+        )
+        if not self.kept and self.reservation is not None:
+            self.reservation.release(now_us())
+            self.reservation = None
+        return self.kept
+
+    def admitted(self, outcome):
+        """Go on with what the keeper of limits and budgets answered."""
+        cdef FastLane lane = self.lane
+        cdef const unsigned char *head = <const unsigned char *>PyBytes_AS_STRING(self.request)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.request)
+        cdef Order order
+        if not self.admitting:  # the client has left
+            if type(outcome) is Reservation:
+                (<Reservation>outcome).release(now_us())
+            return
+        self.admitting = False
+        if type(outcome) is Reservation:
+            self.reservation = outcome
+            if self.write_open_line():
+                # others have used the scratch meanwhile
+                lane.request.looked = 0
+                read_request(head, size, lane.fields, &lane.request)
+                read_order(head + self.body, size - self.body, &order)
+                if self.stream and self.plan.tariff is not None:
+                    self.slices = Slices(
+                        outcome, self.plan.tariff, order.most, order.choices
+                    )
+                self.send(head + self.body, size - self.body, &order)
+                if self.client.full:
+                    self.pause()
+                return
+        lane.gauge.add(-1)
+        lane.live -= 1
+        refusal = None
+        if self.reservation is None and type(outcome) is not Reservation:
+            refusal = refuse_shared(
+                lane.context, self.plan, self.id, self.label, self.created_ms, self.started,
+                self.stream, self.amounts.tokens, self.amounts.nano, outcome,
+            )
+        if refusal is None:  # budgets have to be read, or the journal has no room
+            self.client.surrender(self.request, None, "limits")
+            return
+        self.client.write(refusal)
+        lane.refused.add(1)
+        lane.key_hits.add(1)
+        self.client.turn_over(False)
 
     cdef object send(self, const unsigned char *at, Py_ssize_t size, void *given):
         """Send the request: the body as it is but for the model's name and the wish for usage."""
@@ -524,20 +583,29 @@ cdef class Turn(Sink):
 
     cdef object pause(self):
         """The client does not keep up."""
-        self.attempt.pause()
+        if self.attempt is not None:
+            self.attempt.pause()
 
     cdef object resume(self):
         """The client has caught up."""
-        self.attempt.resume()
+        if self.attempt is not None:
+            self.attempt.resume()
 
     cdef object leave(self):
         """The client has left."""
-        self.attempt.cancel()
+        self.admitting = False
+        if self.attempt is not None:
+            self.attempt.cancel()
         self.close_slowly(ClientGone("the client left"))
 
     cdef object stop(self, object error):
         """End it from our side."""
-        if self.opening is None:
+        if self.admitting:
+            self.admitting = False
+            self.lane.gauge.add(-1)
+            self.lane.live -= 1
+            self.client.surrender(self.request, None, "stopped")
+        elif self.opening is None:
             self.attempt.cancel()
             self.hand_on("stopped", "stop", (error,))
         else:

@@ -13,12 +13,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.ext.shared_meters import Build as Shared
+
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
 DAY = 86_400 * SECOND
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 START = 1_790_000_000 * SECOND
 """Some time in 2026; virtual, as all times here."""
+
+
+@pytest.fixture(params=["compiled", "pure", "redis"], scope="module")
+def build(request):
+    """Give both builds, and the meters that Redis keeps: one suite holds all three to the same."""
+    if request.param != "redis":
+        compiled, pure = request.getfixturevalue("twins")
+        yield compiled if request.param == "compiled" else pure
+        return
+    shared = Shared(request.getfixturevalue("redis_server_url"))
+    yield shared
+    shared.keeper.leave()
 
 
 def at(text):
@@ -606,14 +620,25 @@ def test_a_lower_limit_counts_at_once(build):
 
 def test_a_hundred_thousand_random_operations(twins):
     """Both builds agree on every answer, and nothing is ever admitted twice or below zero."""
+    compare(twins, 100_000)
+
+
+def test_redis_agrees_with_what_is_kept_in_process(build, twins):
+    """The same random operations have the same answers, whoever keeps the meters."""
+    if build.name == "redis":
+        compare((twins[0], build), 2_000)
+
+
+def compare(builds, turns):
+    """Do the same with both and look at everything that can be seen."""
     random_ = random.Random(11)
-    stacks = [stack(build.limits) for build in twins]
+    stacks = [stack(build.limits) for build in builds]
     guards = [
         [build.limits.Guard(meters), build.limits.Guard(meters[:1] + meters[3:])]
-        for build, meters in zip(twins, stacks, strict=True)
+        for build, meters in zip(builds, stacks, strict=True)
     ]
     now, held, spent = START, [], 0
-    for turn in range(100_000):
+    for turn in range(turns):
         now += random_.choice((0, 0, 1, 1_000, 250_000, 3 * SECOND))
         if random_.random() < 0.0005:
             now += random_.choice((MINUTE, DAY, 31 * DAY))

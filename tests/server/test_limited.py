@@ -1,12 +1,15 @@
-"""Limits and budgets on the standard lane: who is refused, how, and what comes back."""
+"""Limits and budgets, kept in process and in Redis: who is refused, how, and what comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from types import SimpleNamespace
 
 import pytest
 
+from fastgw._ext import limits as limits_
 from fastgw.domain import nano_usd, now_ms
 from fastgw.errors import InvalidRequest
 from fastgw.server import standard
@@ -35,6 +38,16 @@ SSE = (
 )
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 FAULT = b"HTTP/1.1 500 No\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@pytest.fixture(params=["in process", "redis"])
+def serve(request, serve):
+    """Serve with meters of the worker's own, and with those that Redis keeps."""
+    if request.param == "in process":
+        return serve
+    url = request.getfixturevalue("redis_url")
+    # with `local` some of each limit is put aside
+    return functools.partial(serve, redis={"url": url, "on_failure": "deny"})
 
 
 @pytest.fixture
@@ -68,6 +81,17 @@ async def price(store):
 
 def meters(served):
     return list(served.gateway.context.limiter._meters.values())
+
+
+async def look(served):
+    """Give what is left, taken, spent and reserved of the only meter there is."""
+    (meter,) = meters(served)
+    if served.gateway.keeper is None:
+        names = ("taken", "spent", "reserved")
+        known = {name: getattr(meter, name, 0) for name in names}
+        return SimpleNamespace(left=meter.remaining(0), **known)
+    (seen,) = await served.gateway.keeper.look(limits_.Guard((meter,)))
+    return SimpleNamespace(left=seen.left, taken=seen.open, spent=seen.spent, reserved=seen.open)
 
 
 # -- limits -------------------------------------------------------------------------------------
@@ -194,10 +218,13 @@ async def test_slots_come_back_whatever_happens(serve, sqlite_url, tmp_path):
         first.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await first
-        (slots,) = meters(served)
-        await eventually(lambda: slots.taken == 0)
+
+        async def is_free():
+            return (await look(served)).taken == 0
+
+        await eventually(is_free)
         assert (await ask(served, key))[0] == 502
-        assert slots.taken == 0
+        assert await is_free()
 
 
 async def test_what_was_not_used_comes_back(serve, store_url, other):
@@ -210,11 +237,10 @@ async def test_what_was_not_used_comes_back(serve, store_url, other):
     team = await served.create_key("team", team_id=crew.id)
     for _ in range(5):
         assert (await ask(served, team, max_tokens=250))[0] == 200
-    (window,) = meters(served)
-    assert window.remaining(0) == 300 - 5 * 5
+    assert (await look(served)).left == 300 - 5 * 5
     status, headers, code = await ask(served, team, max_tokens=1_000)
     assert (status, code, headers["x-should-retry"]) == (429, "rate_limit_exceeded", "false")
-    assert window.remaining(0) == 300 - 5 * 5
+    assert (await look(served)).left == 300 - 5 * 5
 
 
 async def test_what_no_provider_saw_counts_nowhere(serve, sqlite_url, monkeypatch):
@@ -226,14 +252,13 @@ async def test_what_no_provider_saw_counts_nowhere(serve, sqlite_url, monkeypatc
     )
     key = await served.create_key()
     assert (await ask(served, key))[0] == 200
-    (window,) = meters(served)
 
     def refuse(*_):
         raise InvalidRequest("this provider cannot serve it")
 
     monkeypatch.setattr(standard, "translate", refuse)
     assert (await ask(served, key))[0] == 400
-    assert window.remaining(0) == 9
+    assert (await look(served)).left == 9
 
 
 RULES = [
@@ -339,7 +364,7 @@ async def test_a_budget_refuses_what_it_cannot_pay(serve, store_url, other):
     key = await served.create_key()
     for _ in range(3):
         assert (await ask(served, key, max_tokens=100))[0] == 200
-    (budget,) = meters(served)
+    budget = await look(served)
     assert (budget.spent, budget.reserved) == (3 * 5_000, 0)
     status, headers, code = await ask(served, key, max_tokens=178)
     assert (status, code) == (429, "insufficient_quota")
@@ -390,14 +415,14 @@ async def test_forty_at_once_never_overspend(serve, sqlite_url):
     key = await served.create_key()
     answers = await asyncio.gather(*(ask(served, key, max_tokens=20) for _ in range(40)))
     served_count = sum(status == 200 for status, _, _ in answers)
-    (budget,) = meters(served)
+    budget = await look(served)
     assert budget.spent == served_count * 5_000 <= 140_000
     assert budget.reserved == 0
     assert 0 < served_count < 40
     assert {code for _, _, code in answers} <= {None, "budget_reserved", "insufficient_quota"}
     for _ in range(40):
         await ask(served, key, max_tokens=20)
-    assert 140_000 - 40_000 < budget.spent <= 140_000
+    assert 140_000 - 40_000 < (await look(served)).spent <= 140_000
 
 
 @pytest.mark.parametrize(

@@ -435,6 +435,61 @@ class Budget(Meter):
         return self.reserved == 0
 
 
+class Shared(Meter):
+    """A meter that is kept elsewhere, for many workers: what was last heard of it."""
+
+    def __init__(
+        self,
+        key: Any,
+        kind: int,
+        metric: int,
+        limit: int,
+        window_us: int = 0,
+        burst: int = 0,
+        hard: bool = True,
+        period: str = "",
+    ) -> None:
+        super().__init__(limit)
+        self.key = key
+        self.kind = kind
+        self.metric = metric
+        self.window_us = window_us
+        self.burst = burst
+        self.hard = hard
+        self.period = period
+        self.loaded = False
+        self.spent = 0
+        self.left = limit
+        self.reset_at = 0
+        """-1: never."""
+        self.escrow = 0
+        """What this worker may spend without asking."""
+        self.wish = 0
+        """What it would like to have of that."""
+
+    def hear(self, now: int, left: int, reset: int, /) -> None:
+        """Note what is left, and how long until all of it is there again; -1: never."""
+        self.latest = now
+        self.left = left
+        self.reset_at = -1 if reset < 0 else now + reset
+
+    def remaining(self, _now: int, /) -> int:
+        """Give how much was left."""
+        return self.left
+
+    def reset_us(self, now: int, /) -> int:
+        """Give how long until all of it is there again; -1: never."""
+        return -1 if self.reset_at < 0 else max(self.reset_at - now, 0)
+
+    def retry_us(self, now: int, amount: int, /) -> int:
+        """Give how long until `amount` fits, by what was last heard; 0: it does, -1: never."""
+        return 0 if amount <= self.left or not self.hard else self.reset_us(now)
+
+    def idle(self, _now: int, /) -> bool:
+        """Tell whether it holds nothing: what is kept elsewhere stays there."""
+        return self.escrow == 0
+
+
 def _share(metric: int, requests: int, tokens: int, slots: int, nano: int) -> int:
     return (requests, tokens, slots, nano)[metric]
 
@@ -445,6 +500,8 @@ class Guard:
     def __init__(self, meters: tuple[Meter, ...], /) -> None:
         self.meters = tuple(dict.fromkeys(meters))
         """One that stands twice would be asked once and taken from twice."""
+        self.keeper: Any = None
+        """Who keeps its meters; None: they are kept here."""
         self.wants_tokens = any(meter.metric == _METRICS["tokens"] for meter in self.meters)
         self.wants_money = any(meter.metric == _MONEY for meter in self.meters)
 
@@ -461,6 +518,10 @@ class Guard:
         for meter in self.meters:
             meter.take(now, _share(meter.metric, 1, tokens, 1, nano))
         return Reservation(self, now, tokens, nano)
+
+    def admit(self, name: str, at: int, tokens: int, nano: int, /) -> Reservation:
+        """Give the reservation that the keeper of the meters has made under this id."""
+        return Reservation(self, at, max(tokens, 0), max(nano, 0), name)
 
     def refusal(self, now: int, tokens: int, nano: int, /) -> tuple[Meter | None, int]:
         """Give the meter that stands in the way the longest, and for how long; -1: for ever.
@@ -504,10 +565,14 @@ class Guard:
 class Reservation:
     """What one exchange holds until it is settled or released, once."""
 
-    __slots__ = ("_forgone", "_later", "at_us", "guard", "nano", "open", "tokens")
+    __slots__ = ("_forgone", "_later", "at_us", "guard", "id", "nano", "open", "tokens")
 
-    def __init__(self, guard: Guard, at_us: int, tokens: int, nano: int, /) -> None:
+    def __init__(
+        self, guard: Guard, at_us: int, tokens: int, nano: int, name: str | None = None, /
+    ) -> None:
         self.guard = guard
+        self.id = name
+        """Where it is kept by others, else None."""
         self.at_us = at_us
         self.tokens = tokens
         self.nano = nano
@@ -562,10 +627,18 @@ class Reservation:
             and index not in self._forgone
         ):
             self._forgone.add(index)
-            self._correct(meters[index], now, 0, 0, 0)
+            if self.guard.keeper is None:  # else it is told when the reservation is closed
+                self._correct(meters[index], now, 0, 0, 0)
 
     def _close(self, now: int, requests: int, tokens: int, nano: int) -> None:
         self.open = False
+        if self.guard.keeper is not None:
+            forgone = sum(1 << index for index in self._forgone)
+            self.guard.keeper.close(
+                self.guard, self.id, self.at_us, self.tokens, self.nano, requests, tokens, nano,
+                forgone,
+            )  # fmt: skip
+            return
         for index, meter in enumerate(self.guard.meters):
             if index not in self._forgone:
                 self._correct(meter, now, requests, tokens, nano)
@@ -720,6 +793,8 @@ class Slices:
         self._output_pico = tariff.prices_of(held.tokens - self.covered)[1]
         self.line = 0
         """Tokens the tap may count before more must be reserved."""
+        self._asked = 0
+        """For so much more, and who keeps the meters has not answered."""
         self._draw_line()
 
     def _reach(self, tokens: int) -> int:
@@ -733,17 +808,30 @@ class Slices:
             margin = min(_MARGIN * self.choices, self.covered // 4)
             self.line = self._reach(self.covered - margin)
 
+    def heard(self, room: bool, /) -> None:
+        """Take the answer of who keeps the meters."""
+        if room:
+            self.covered += self._asked
+            self._draw_line()
+        self._asked = 0
+
     def go_on(self, now: int, delivered: int, /) -> bool:
         """Tell whether a stream may go on of which so much has passed, as the tap counts it.
 
-        At the line another slice is reserved. Without room for one the stream goes on to the end
-        of what it has, and is asked again on the way; False: it has come there.
+        At the line another slice is reserved. Without room for one, or while others are asked for
+        it, the stream goes on to the end of what it has, and it is tried again on the way; False:
+        it has come there.
         """
         while delivered >= self.line:
             more = _many(self.tariff.lengths.slice, self.choices)
             if self._most >= 0:
                 more = min(more, self._most - self.covered)
-            if self.held.extend(now, more, _nano(more * self._output_pico)):
+            nano, keeper = _nano(more * self._output_pico), self.held.guard.keeper
+            if keeper is not None:
+                if not self._asked:
+                    self._asked = more
+                    keeper.extend(self.held, more, nano, self.heard)
+            elif self.held.extend(now, more, nano):
                 self.covered += more
                 self._draw_line()
                 continue
