@@ -53,7 +53,7 @@ def without(headers):
 
 
 async def records(served):
-    await eventually(lambda: len(served.gateway.writer) == 0)
+    await eventually(lambda: served.waiting == 0)
     rows = await served.gateway.store.fetch("SELECT status FROM usage_records ORDER BY created_at")
     return [row["status"] for row in rows]
 
