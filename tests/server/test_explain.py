@@ -58,7 +58,7 @@ async def test_a_dry_run_decides_and_does_nothing(serve, provider, store_url):
     assert provider.requests == []
     assert all(m.remaining(0) in {2, 10_000, 10**7} for m in meters(served))
     await ask(served, key)
-    await eventually(lambda: len(served.gateway.writer) == 0)
+    await eventually(lambda: served.waiting == 0)
     assert await served.gateway.store.fetchval("SELECT count(*) FROM usage_records") == 1
 
 
@@ -102,7 +102,7 @@ async def test_an_explained_request_is_served_and_its_decision_kept(serve, provi
         assert (told["verdict"] == "admitted") == (status == 200)
     assert statuses == [200, 200, 429]
     assert len(provider.requests) == 2
-    await eventually(lambda: len(served.gateway.writer) == 0)
+    await eventually(lambda: served.waiting == 0)
     assert await store.fetchval("SELECT count(*) FROM usage_records WHERE id = $1", kept.id) == 1
     assert kept.decision.count("fgw-") == 0, "no secret"
     await store.execute("UPDATE decisions SET created_at = 1 WHERE id = $1", kept.id)

@@ -53,9 +53,13 @@ def without(headers):
 
 
 async def records(served):
-    await eventually(lambda: len(served.gateway.writer) == 0)
-    rows = await served.gateway.store.fetch("SELECT status FROM usage_records ORDER BY created_at")
-    return [row["status"] for row in rows]
+    async def read():
+        sql = "SELECT status FROM usage_records ORDER BY created_at"
+        return [row["status"] for row in await served.gateway.store.fetch(sql)]
+
+    await eventually(read)  # tokens that nobody reported are counted after the answer
+    await eventually(lambda: served.waiting == 0)
+    return await read()
 
 
 async def count(store):
