@@ -122,8 +122,7 @@ def wrong_record(one: Played) -> str | None:
     assert record is not None
     usage = recorded_part(record)
     seen = (record.status, record.usage_source, record.error_code is not None)
-    told = recorded.usage()
-    reported = told and recorded_part(told)
+    reported = recorded.usage()
     if recorded.status >= 400:
         right = seen == (one.status, "reported", True) and usage == Usage()
     elif has_fault(recorded):
