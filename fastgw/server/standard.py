@@ -518,18 +518,10 @@ class Call(Sink):
         except GatewayError as exc:
             self.stop(exc)
         else:
-            if self.delivered:
-                self._close_if_complete()
             self._pass_on(out)
             if self._answer.cut and not self._ended:
                 self._attempt.cancel()
                 self._finish(None)
-
-    def _close_if_complete(self) -> None:
-        """Write the closing line when the stream has told its own end: who reads may stop there."""
-        translator = self._exchange.translator
-        if translator is not None and translator.complete and translator.fault is None:
-            close_line(self._exchange, self._context)
 
     def upstream_end(self) -> None:
         """Take the clean end."""
@@ -595,7 +587,6 @@ class Call(Sink):
         self.delivered = True
         if not self._answer.raw and not self._ended:
             self._arm()
-        self._close_if_complete()
         for out in self._waiting:
             self._write(out)
         while not self._ended:
