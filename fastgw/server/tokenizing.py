@@ -66,7 +66,9 @@ class _Desk:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the questions of one worker."""
         decode = msgspec.msgpack.Decoder(Question).decode
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        # Cancelled: this process ends, and asyncio would write a traceback about it.
+        ends = (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError)
+        with contextlib.suppress(*ends):
             while True:
                 (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
                 question = decode(await reader.readexactly(size))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.adversity.bed import CHAT, Seen, _make_store, ask, mocking, provider
+from tests.adversity.bed import CHAT, Seen, make_store, ask, mocking, provider
 from tests.adversity.verdict import Verdict, main
 from tests.processes import Gateway, Mock
 from tests.waiting import eventually
@@ -88,7 +88,7 @@ async def placing(form: Form, mock: Mock) -> AsyncIterator[Place]:
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="fastgw-money-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        url = await asyncio.to_thread(_make_store, form.engine, folder, stack)
+        url = await asyncio.to_thread(make_store, form.engine, folder, stack)
         gateway = await asyncio.to_thread(Gateway, folder, url, config)
         await asyncio.to_thread(gateway.ready)
         place = Place(folder, url, config, gateway)
