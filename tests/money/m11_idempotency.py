@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.adversity.bed import CHAT, Seen, make_store, ask, mocking, provider
+from tests.adversity.bed import CHAT, Seen, ask, make_store, mocking, provider
 from tests.adversity.verdict import Verdict, main
 from tests.processes import Gateway, Mock
 from tests.waiting import eventually
