@@ -747,8 +747,8 @@ cdef class Framing:
 
     An incomplete head is kept back. `requests` counts the heads that went on, `fault` is the
     `BadRequest` after which nothing goes on any more, `last` says that the newest request is the
-    connection's last, after which nothing goes on either, `asks_head` that the newest request line
-    has the method HEAD.
+    connection's last, after which nothing goes on either, `asks_head` that the newest request, be
+    it wrong in all else, begins with the method HEAD.
     """
 
     cdef Request request
@@ -815,9 +815,9 @@ cdef class Framing:
     cdef Py_ssize_t take_head(self, bytes data, Py_ssize_t at, Py_ssize_t size):
         cdef const unsigned char *start = <const unsigned char *>PyBytes_AS_STRING(data) + at
         cdef int verdict = read_request(start, size - at, NO_FIELDS, &self.request)
+        self.asks_head = size - at >= 5 and memcmp(start, b"HEAD ", 5) == 0
         if self.request.seen & REQUEST_LINE:
             self.newest = data[at + self.request.target_start:at + self.request.target_end]
-            self.asks_head = self.request.method == HEAD
         if verdict == 0:
             self.held = data[at:]
             return at

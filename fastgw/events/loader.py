@@ -38,7 +38,7 @@ BATCH = 8_000
 _LEAST = 250
 TOGETHER = 2
 """Transactions under way: while the store works on one the next is made."""
-PAUSE_S = 0.1
+PAUSE_S = 0.25
 """Lines gather this long, so that a busy second is a few transactions."""
 MOST_LEFT = 64
 """Segments of one living worker that wait for open exchanges; the oldest are stored as `held`."""
@@ -186,10 +186,12 @@ class Journals:
         """Take note of what is in the store now."""
         segment = reading.segment
         waiting = segment.waiting
-        for row, _, _ in reading.opened:
-            waiting[_ID(row)] = row
         others = [each.waiting for each in self.segments.values() if each is not segment]
         others = [self.carried, *filter(None, others)]
+        for row, _, _ in reading.opened:
+            for other in others:
+                other.pop(_ID(row), None)  # opened once more: it holds more by now
+            waiting[_ID(row)] = row
         for id_ in map(_ID, reading.closed):
             if waiting.pop(id_, None) is None:
                 for other in others:

@@ -105,6 +105,7 @@ class Exchange:
         "last_events",
         "model",
         "most_output",
+        "noted",
         "payer",
         "peer",
         "pinned",
@@ -190,6 +191,8 @@ class Exchange:
         """Of the directory and the rules that were looked at: a change since has killed them."""
         self.kept = 0
         """Bytes the journal keeps for the closing line; 0 until there is an opening one."""
+        self.noted = 0
+        """Tokens that are reserved, as the journal knows."""
         self.flat_nano: int | None = None
         """What it costs where nobody knows a price."""
         # route

@@ -48,7 +48,8 @@ def write_open(exchange: Exchange, context: Context) -> bool:
         ),
         exchange.tags,
     )
-    exchange.kept = context.journal.open(
+    exchange.noted = held.tokens if held is not None else 0
+    kept = context.journal.open(
         who,
         exchange.id,
         exchange.request_id if exchange.request_id != exchange.id else None,
@@ -58,7 +59,14 @@ def write_open(exchange: Exchange, context: Context) -> bool:
         held.tokens if held is not None else 0,
         exchange.prompt_estimate,
     )
-    return exchange.kept > 0
+    exchange.kept += kept
+    return kept > 0
+
+
+def note_more(exchange: Exchange, context: Context) -> None:
+    """Write what a stream has reserved by now, if that is more: so much is held if we die."""
+    if exchange.slices is not None and exchange.slices.held.tokens > exchange.noted:
+        write_open(exchange, context)
 
 
 def write_close(record: UsageRecord, context: Context, kept: int) -> None:

@@ -6,6 +6,7 @@ It starts before the workers and ends after them, when everything they wrote is 
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 from pathlib import Path
@@ -32,6 +33,8 @@ _LAST_S = 8.0
 def load(settings: Settings, place: Place, pipe: socket.socket) -> int:
     """Be the loader until SIGTERM or until the supervisor is gone; 0: nothing is left."""
     Path("/proc/self/comm").write_text(NAME)
+    gc.freeze()
+    gc.set_threshold(200_000, 20, 100)  # records are many, and hold nothing of each other
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return 0 if runner.run(_load(settings, place, pipe)) else 1
 

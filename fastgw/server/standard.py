@@ -42,6 +42,7 @@ from fastgw.flow.context import Context
 from fastgw.flow.exchange import COUNT_TOKENS, Exchange, KeepDecision, Wait
 from fastgw.flow.explain import asks_dry, begin, decide
 from fastgw.flow.idempotency import HEADER, Claim, claim_of
+from fastgw.flow.ledger import note_more
 from fastgw.flow.plan import leave_plan, leave_refusal
 from fastgw.flow.relay import SERVER, Answer, signature, visible
 from fastgw.flow.route import route, serving
@@ -518,6 +519,7 @@ class Call(Sink):
         except GatewayError as exc:
             self.stop(exc)
         else:
+            note_more(self._exchange, self._context)
             self._pass_on(out)
             if self._answer.cut and not self._ended:
                 self._attempt.cancel()

@@ -30,6 +30,7 @@ cdef class Turn(Sink):
     cdef Amounts amounts
     cdef bint admitting  # limits and budgets are kept elsewhere, and the answer is not there yet
     cdef Py_ssize_t kept  # of the journal, for the closing line
+    cdef long long noted  # tokens reserved, as the journal knows
     cdef long long estimated
     cdef bytes request
     cdef Py_ssize_t body
@@ -54,6 +55,7 @@ cdef class Turn(Sink):
     cdef object stop(self, object error)
 
     cdef bint write_open_line(self)
+    cdef object note_more(self)
     cdef object send(self, const unsigned char *at, Py_ssize_t size, void *order)
     cdef int put_body(
         self, const unsigned char *at, Py_ssize_t size, Edit *edits, int count

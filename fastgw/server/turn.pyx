@@ -460,7 +460,17 @@ cdef class Turn(Sink):
         if not self.kept and self.reservation is not None:
             self.reservation.release(now_us())
             self.reservation = None
+        self.noted = self.amounts.tokens
         return self.kept
+
+    cdef object note_more(self):
+        """Tell the journal what the stream has reserved by now: so much is held if we die."""
+        self.noted = self.reservation.tokens
+        if self.lane.journal is not None:
+            self.kept += self.lane.journal.c_open(
+                self.leg.who, self.id, self.label, self.created_ms, self.stream,
+                self.reservation.nano, self.reservation.tokens, max(self.estimated, 0),
+            )
 
     def admitted(self, outcome):
         """Go on with what the keeper of limits and budgets answered."""
@@ -666,13 +676,16 @@ cdef class Turn(Sink):
                 self.pass_on(exc.passed, None)
             self.stop(error)
             return
-        if (
-            self.slices is not None
-            and <long long>meter_tokens(&self.tap.meter) >= self.slices.line
-            and not self.slices.go_on(now_us(), meter_tokens(&self.tap.meter))
-        ):
-            self.end_short(out)
-        elif out is not None:
+        if self.slices is not None:
+            if (
+                <long long>meter_tokens(&self.tap.meter) >= self.slices.line
+                and not self.slices.go_on(now_us(), meter_tokens(&self.tap.meter))
+            ):
+                self.end_short(out)
+                return
+            if self.reservation.tokens > self.noted:
+                self.note_more()
+        if out is not None:
             self.pass_on(out, self.attempt.wrapped if out is data else None)
 
     cpdef object upstream_end(self):

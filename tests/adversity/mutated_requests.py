@@ -77,8 +77,8 @@ class _Counter:
 def count(data: bytes) -> Counted:
     """Count requests as llhttp does; behind an upgrade that nobody takes up it goes on."""
     counted = _count(data)
-    bare = data.rstrip(b"\r\n")
-    counted.stray = bare != data and _count(bare).complete == counted.complete
+    ends = data.endswith((b"\r", b"\n"))
+    counted.stray = ends and _count(data[:-1]).complete == counted.complete
     return counted
 
 

@@ -353,7 +353,7 @@ class Framing:
     An incomplete head is kept back. `requests` counts the heads that went on, `target` is the
     newest request line's, `fault` is the `BadRequest` after which nothing goes on any more, `last`
     says that the newest request is the connection's last, after which nothing goes on either,
-    `asks_head` that the newest request line has the method HEAD.
+    `asks_head` that the newest request, be it wrong in all else, begins with the method HEAD.
     """
 
     def __init__(self) -> None:
@@ -402,13 +402,13 @@ class Framing:
 
     def _take_head(self, data: bytes) -> int:
         head: Head | None = None
+        self.asks_head = data.startswith(b"HEAD ")
         try:
             head = self._reader.read(data)
         except BadRequest as error:
             self.fault = error
         if self._reader.target:
             self.target = self._reader.target
-            self.asks_head = self._reader.method == b"HEAD"
         if head is None:
             if self.fault is None:
                 self._held = data
