@@ -435,6 +435,10 @@ cdef class Budget(Meter):
         return self.reserved == 0
 
 
+cdef enum:
+    SHARED_BUCKET = 2  # the kind of a token bucket, as tick.lua numbers them
+
+
 @cython.final
 cdef class Shared(Meter):
     def __init__(
@@ -456,7 +460,11 @@ cdef class Shared(Meter):
         self.burst = burst
         self.hard = hard
         self.period = period
-        self.left = limit
+        self.left = self.most()
+
+    cdef long long most(self) noexcept:
+        """Give the most that can be had at once."""
+        return self.burst if self.kind == SHARED_BUCKET else self.limit
 
     cpdef void hear(self, long long now, long long left, long long reset) noexcept:
         """Note what is left, and how long until all of it is there again; -1: never."""

@@ -623,6 +623,11 @@ def test_a_hundred_thousand_random_operations(twins):
     compare(twins, 100_000)
 
 
+def told(fields):
+    """Give the header lines but for those that say when."""
+    return tuple(line for line in fields.splitlines() if b"-reset-" not in line)
+
+
 def test_redis_agrees_with_what_is_kept_in_process(build, twins):
     """The same random operations have the same answers, whoever keeps the meters."""
     if build.name == "redis":
@@ -661,7 +666,8 @@ def compare(builds, turns):
             del both, one
         if turn % 10 == 0:
             assert state(stacks[0], now) == state(stacks[1], now)
-            assert [pair[0].fields(now) for pair in guards[:1]] == [guards[1][0].fields(now)]
+            # Who only hears of meters knows when all of one is back, not when a part of it is.
+            assert len({told(pair[0].fields(now)) for pair in guards}) == 1
             waits = [pair[0].refusal(now, tokens, nano) for pair in guards]
             assert waits[0][1] == waits[1][1]
             slots, month = stacks[0][3], stacks[0][5]

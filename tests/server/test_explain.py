@@ -15,7 +15,9 @@ from tests.waiting import eventually
 
 async def ask(served, key, *flags, path=CHAT, **body):
     headers = {"authorization": f"Bearer {key}"} | {f"x-fastgw-{flag}": "1" for flag in flags}
-    async with served.client.post(served.url + path, json=BODY | body, headers=headers) as answer:
+    async with served.client.post(
+        served.url + path, json=BODY | {"max_tokens": 100} | body, headers=headers
+    ) as answer:
         return answer.status, answer.headers, await answer.json()
 
 

@@ -435,6 +435,10 @@ class Budget(Meter):
         return self.reserved == 0
 
 
+_SHARED_BUCKET = 2
+"""The kind of a token bucket, as tick.lua numbers them."""
+
+
 class Shared(Meter):
     """A meter that is kept elsewhere, for many workers: what was last heard of it."""
 
@@ -459,13 +463,18 @@ class Shared(Meter):
         self.period = period
         self.loaded = False
         self.spent = 0
-        self.left = limit
+        self.left = self.most
         self.reset_at = 0
         """-1: never."""
         self.escrow = 0
         """What this worker may spend without asking."""
         self.wish = 0
         """What it would like to have of that."""
+
+    @property
+    def most(self) -> int:
+        """The most that can be had at once."""
+        return self.burst if self.kind == _SHARED_BUCKET else self.limit
 
     def hear(self, now: int, left: int, reset: int, /) -> None:
         """Note what is left, and how long until all of it is there again; -1: never."""
@@ -778,6 +787,10 @@ class Tariff:
 
 class Slices:
     """How far what a stream has reserved reaches, and more of it before it is used up."""
+
+    __slots__ = (
+        *("_asked", "_most", "_output_pico", "choices", "covered", "cut", "held", "line", "tariff"),
+    )
 
     def __init__(self, held: Reservation, tariff: Tariff, most: int, choices: int, /) -> None:
         self.held = held

@@ -180,6 +180,7 @@ MOVE = {
 }
 
 MAKE_PARTITION = "SELECT fastgw_make_usage_partition($1)"
+DROP_PARTITION = "SELECT fastgw_drop_usage_partition($1)"
 PARTITIONS = """SELECT inhrelid::regclass::text AS name FROM pg_inherits
 WHERE inhparent = 'usage_records'::regclass"""
 _PARTITION = re.compile(r"usage_records_y(\d{4})m(\d{2})")
@@ -302,8 +303,7 @@ async def forget(db: Session, keep_months: int, at_ms: int) -> list[str]:
         for row in await db.fetch(PARTITIONS):
             found = _PARTITION.fullmatch(row["name"])
             if found and int(found[1]) * 12 + int(found[2]) - 1 < months:
-                await db.execute(f"DROP TABLE {found[0]}")
-                dropped.append(found[0])
+                dropped.append(await db.fetchval(DROP_PARTITION, found[0]))
     first = datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC)
     await db.execute(FORGET, int(first.timestamp()) * 1000, _FORGOTTEN_AT_ONCE)
     return dropped

@@ -429,9 +429,20 @@ BEGIN
     child, month_start, month_end);
   RETURN child;
 END $$""",
+    """
+CREATE FUNCTION fastgw_drop_usage_partition(child TEXT) RETURNS TEXT
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF child !~ '^usage_records_y[0-9]{4}m[0-9]{2}$' THEN
+    RAISE EXCEPTION 'not a month of usage records: %', child;
+  END IF;
+  EXECUTE format('DROP TABLE %I', child);
+  RETURN child;
+END $$""",
 )
 
 PG_DROP = (
+    "DROP FUNCTION fastgw_drop_usage_partition(TEXT)",
     "DROP FUNCTION fastgw_make_usage_partition(BIGINT)",
     "DROP FUNCTION fastgw_refuse()",
     "DROP FUNCTION fastgw_note_truncate()",
