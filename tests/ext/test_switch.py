@@ -101,6 +101,7 @@ CONSTRUCTED = {
     "Budget": (1, "day"),
     "Guard": ((),),
     "Shared": ("key", 1, 0, 1),
+    "Journal": (),
     "Tariff": (_ext.estimate.Family(),),
 }
 """What the classes need to be made, for those whose members are set then."""
