@@ -31,7 +31,7 @@ class Form:
 
 
 LONG = Form(spoilt=300, share=0.4, late_s=8.0, callers=6, seed=17)
-SHORT = Form(spoilt=6, share=0.5, late_s=0.5, callers=3, seed=17)
+SHORT = Form(spoilt=3, share=0.7, late_s=0.5, callers=3, seed=17)
 WAYS = ("before", "after", "late")
 
 
