@@ -108,6 +108,8 @@ class Met:
 async def send(bed: Bed, each: Mutant, counted: Counted) -> Met:
     """Send a mutant; listen until all answers that must come are there and then a little longer."""
     methods = counted.methods or ["POST"]
+    if each.whole.startswith((b"\r", b"\n")):
+        methods = ["POST", *methods[1:]]  # refused, with a body: for us no HEAD has begun
     answers = Answers([*methods, "POST"] if len(methods) < counted.begun else methods)
     started = time.monotonic()
     reader, writer = await asyncio.open_connection(*bed.address)
