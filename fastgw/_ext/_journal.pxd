@@ -49,7 +49,6 @@ cdef class Journal:
     cdef readonly long long lines
 
     cdef bint make_room(self, Py_ssize_t need) except -1
-    cdef unsigned char *begin(self, Py_ssize_t length) noexcept
     cdef int name(self, Who who) except -1
     cdef Py_ssize_t c_open(
         self, Who who, str id, str label, int64_t created_at, bint stream, int64_t nano,

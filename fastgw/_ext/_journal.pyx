@@ -171,10 +171,6 @@ cdef class Journal:
             return False
         return self.turn_over()
 
-    cdef unsigned char *begin(self, Py_ssize_t length) noexcept:
-        """Give where a line goes; it is there once its length is stored."""
-        return self.base + self.end
-
     cdef int name(self, Who who) except -1:
         """Write a WHO line unless the segment has it."""
         cdef unsigned char *at
@@ -213,7 +209,7 @@ cdef class Journal:
         if not self.make_room(length + PyBytes_GET_SIZE(who.line) + kept):
             return 0
         self.name(who)
-        at = self.begin(length)
+        at = self.base + self.end  # a line is there once its length is stored
         put_common(
             at, OPEN, stream, who.number, 0, 1, created_at, HELD, id_at, id_size, label_at,
             label_size, 0, COMMON + 8 * OPENED,
@@ -253,7 +249,7 @@ cdef class Journal:
             self.owed += kept
             return False
         self.name(who)
-        at = self.begin(length)
+        at = self.base + self.end  # a line is there once its length is stored
         put_common(
             at, CLOSE, closing.stream, who.number, closing.status, closing.attempts, created_at,
             closing.source, id_at, id_size, label_at, label_size, code_size,

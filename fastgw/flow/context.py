@@ -19,7 +19,7 @@ _MOST_WHOS = 4_096
 
 
 class Whos:
-    """Beginnings of records that the standard lane wrote lately: each goes once into a segment."""
+    """Beginnings of records that were written lately: each goes once into a segment."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], journal.Who] = {}

@@ -5,49 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastgw._ext import journal
-from fastgw._ext.columns import fit_text
 from fastgw.domain import Deployment, UsageRecord
 from fastgw.flow.exchange import Exchange
-from fastgw.wire import json
 
 if TYPE_CHECKING:
     from fastgw.flow.context import Context
 
 
-def who_of(exchange: Exchange, deployment: Deployment | None) -> journal.Who:
-    """Give what the records of such exchanges have in common, when a deployment serves them."""
-    principal = exchange.payer or exchange.principal
-    assert principal is not None
-    return journal.Who(
+def who_of(exchange: Exchange, deployment: Deployment, context: Context) -> journal.Who:
+    """Give what the records of such exchanges have in common, when this deployment serves them."""
+    payer = exchange.payer or exchange.principal
+    assert payer is not None
+    return context.whos.find(
         (
-            principal.key_id,
-            principal.user_id,
-            principal.team_id,
-            principal.org_id,
-            json.dumps_sorted(
-                {fit_text(k, 100): fit_text(v, 240) for k, v in exchange.tags.items()}
-            ),
-            exchange.endpoint,
-            exchange.requested_model,
-            deployment.provider.name if deployment is not None else "",
-            deployment.model if deployment is not None else "",
-        )
-    )
-
-
-def write_open(exchange: Exchange, context: Context) -> bool:
-    """Write that the exchange begins, with what is reserved for it; False: there is no room."""
-    principal, deployment, held = exchange.principal, exchange.deployment, exchange.reservation
-    assert principal is not None
-    assert deployment is not None
-    who = context.whos.find(
-        (
-            *(principal.key_id, principal.user_id, principal.team_id, principal.org_id),
+            *(payer.key_id, payer.user_id, payer.team_id, payer.org_id),
             *(exchange.endpoint, exchange.requested_model),
             *(deployment.provider.name, deployment.model),
         ),
         exchange.tags,
     )
+
+
+def write_open(exchange: Exchange, context: Context) -> bool:
+    """Write that the exchange begins, with what is reserved for it; False: there is no room."""
+    deployment, held = exchange.deployment, exchange.reservation
+    assert deployment is not None
+    who = who_of(exchange, deployment, context)
     exchange.noted = held.tokens if held is not None else 0
     kept = context.journal.open(
         who,

@@ -368,7 +368,7 @@ def make_leg(
     leg.model = deployment.model
     leg.provider_type = record
     leg.weight = max(deployment.weight, 0)
-    leg.who = who_of(exchange, deployment)
+    leg.who = who_of(exchange, deployment, context)
     leg.origin = pool.origin(outlet.target)
     leg.timeouts = provider.timeouts
     leg.replay = record.replay

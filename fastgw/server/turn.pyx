@@ -449,10 +449,7 @@ cdef class Turn(Sink):
     """
 
     cdef bint write_open_line(self):
-        """Tell whether the journal, if there is one, has taken the exchange; else nothing is held.
-        """
-        if self.lane.journal is None:
-            return True
+        """Tell whether the journal has taken the exchange; if it has no room nothing is held."""
         self.kept = self.lane.journal.c_open(
             self.leg.who, self.id, self.label, self.created_ms, self.stream, self.amounts.nano,
             self.amounts.tokens, max(self.estimated, 0),
@@ -466,11 +463,10 @@ cdef class Turn(Sink):
     cdef object note_more(self):
         """Tell the journal what the stream has reserved by now: so much is held if we die."""
         self.noted = self.reservation.tokens
-        if self.lane.journal is not None:
-            self.kept += self.lane.journal.c_open(
-                self.leg.who, self.id, self.label, self.created_ms, self.stream,
-                self.reservation.nano, self.reservation.tokens, max(self.estimated, 0),
-            )
+        self.kept += self.lane.journal.c_open(
+            self.leg.who, self.id, self.label, self.created_ms, self.stream,
+            self.reservation.nano, self.reservation.tokens, max(self.estimated, 0),
+        )
 
     def admitted(self, outcome):
         """Go on with what the keeper of limits and budgets answered."""
@@ -912,23 +908,22 @@ cdef class Turn(Sink):
         leg.cache_write.add(tokens.cache_write)
         leg.reasoning.add(tokens.reasoning)
         leg.cost_nano.add(cost)
-        if lane.journal is not None:
-            closing.status = 200
-            closing.attempts = 1
-            closing.stream = self.stream
-            closing.source = 0
-            closing.input = tokens.input
-            closing.output = tokens.output
-            closing.cached = tokens.cached
-            closing.cache_write = tokens.cache_write
-            closing.reasoning = tokens.reasoning
-            closing.nano = cost
-            closing.duration_ms = (ended - self.started) // 1_000_000
-            closing.ttft_ms = (self.first - self.sent) // 1_000_000 if self.first else -1
-            closing.overhead_us = (self.sent - self.started) // 1000
-            lane.journal.c_close(
-                self.kept, leg.who, self.id, self.label, self.created_ms, &closing, None
-            )
+        closing.status = 200
+        closing.attempts = 1
+        closing.stream = self.stream
+        closing.source = 0
+        closing.input = tokens.input
+        closing.output = tokens.output
+        closing.cached = tokens.cached
+        closing.cache_write = tokens.cache_write
+        closing.reasoning = tokens.reasoning
+        closing.nano = cost
+        closing.duration_ms = (ended - self.started) // 1_000_000
+        closing.ttft_ms = (self.first - self.sent) // 1_000_000 if self.first else -1
+        closing.overhead_us = (self.sent - self.started) // 1000
+        lane.journal.c_close(
+            self.kept, leg.who, self.id, self.label, self.created_ms, &closing, None
+        )
         if lane.record is not None:
             lane.record(UsageRecord(
                 self.id,

@@ -5,11 +5,22 @@ service, prices agreed on, and spend that is booked to another key.
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
+from fastgw._ext import journal
 from fastgw.catalog.overrides import Overrides, apply
-from fastgw.domain import Deployment, Model, Price, PriceOverride, Principal, Provider, now_ms
+from fastgw.domain import (
+    Deployment,
+    Model,
+    Price,
+    PriceOverride,
+    Principal,
+    Provider,
+    UsageRecord,
+    now_ms,
+)
 from fastgw.errors import InvalidRequest
 from fastgw.mock import Options, start
 from fastgw.storage.sql import aliases, budgets, keys, models, price_overrides, teams
@@ -406,3 +417,19 @@ async def test_an_alias_books_its_spend_to_another_key(paid):
     await keys.update(store, payer.id, {"team_id": None})
     await served.gateway._changes.poll()
     assert served.gateway.context.directory.payers[payer.id].team_id is None
+
+
+async def test_what_an_alias_holds_is_the_paying_keys_from_the_first_line(paid):
+    """A call that a kill cuts off is held on the account that would have paid, on either lane."""
+    served = await paid()
+    store = served.gateway.store
+    payer, _ = await keys.create(store, name="payer")
+    await aliases.put(store, name="theirs", model="mock", billing_key_id=payer.id)
+    await served.gateway._changes.poll()
+    caller = await served.create_key("caller")
+    for _ in range(2):  # the second of its kind is the fast lane's
+        assert (await ask(served, caller, model="theirs", max_tokens=5))[0] == 200
+    segments = served.gateway._segments
+    file = segments._files[segments.journal.serial]
+    _, opened, _ = journal.read(os.pread(file, segments.journal.end, 0), 0, {})
+    assert [UsageRecord(*row).key_id for row, _, _ in opened] == [payer.id] * 2
